@@ -1,0 +1,449 @@
+package replica
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/ringfence/ringfence/ring"
+	"github.com/ringfence/ringfence/store"
+)
+
+// Timing of a group, equal on all nodes of a cluster.
+type Timing struct {
+	Tick           time.Duration // length of a tick
+	HeartbeatTicks int           // the leader sends heartbeats this often
+	ElectionTicks  int           // a follower waits this long, up to twice, before it campaigns
+	CommitTicks    int           // a batch that is not applied for this long ends the token
+}
+
+// LANTiming is the timing of nodes that share a network: elections after 400–800 ms.
+var LANTiming = Timing{Tick: 50 * time.Millisecond, HeartbeatTicks: 2, ElectionTicks: 8, CommitTicks: 600}
+
+// SlowTiming is LANTiming five times slower.
+var SlowTiming = Timing{Tick: 250 * time.Millisecond, HeartbeatTicks: 2, ElectionTicks: 8, CommitTicks: 120}
+
+// Election is the shortest time in which a follower gives its leader up.
+func (t Timing) Election() time.Duration { return time.Duration(t.ElectionTicks) * t.Tick }
+
+// Limits of one group, in bytes. Zero means the default.
+type Limits struct {
+	Queue    int // batches that wait to be proposed; more is ErrBusy. Default 32 MiB.
+	InFlight int // proposed and not yet applied; the proposer waits above it. Default 16 MiB.
+	Entry    int // batches are gathered into one entry up to this size. Default 512 KiB.
+}
+
+func (l *Limits) fill() {
+	setDefault(&l.Queue, 32<<20)
+	setDefault(&l.InFlight, 16<<20)
+	setDefault(&l.Entry, 512<<10)
+}
+
+func setDefault(v *int, d int) {
+	if *v == 0 {
+		*v = d
+	}
+}
+
+// GroupConfig says what a Group is made of.
+type GroupConfig struct {
+	Group   ring.GroupID
+	Holder  store.Holder // who acquires, if this replica leads; Holder.Replica is the replica's ID in Raft
+	Storage raft.Storage
+	Applied uint64      // what the stored state reflects
+	Fence   store.Fence // of the stored state
+	Epoch   ring.Epoch  // newest ring known; SetEpoch tells of newer ones
+	Timing  Timing
+	Limits  Limits
+	// Abstain makes a replica that went backwards behind its own watermark neither vote nor campaign: it may have forgotten
+	// entries or votes that others counted.
+	Abstain bool
+	Logger  raft.Logger // see RaftLogger
+}
+
+// EventKind says what a Group tells its owner.
+type EventKind uint8
+
+const (
+	EventLost      EventKind = iota + 1 // the token is over
+	EventOpened                         // our acquire is applied
+	EventApplied                        // our batches up to Pos are applied
+	EventConfirmed                      // confirming round Pos is answered by a majority
+)
+
+// Event is one thing that the owner of a shard must hear, in order.
+type Event struct {
+	Kind   EventKind
+	Token  store.Token
+	Pos    uint64     // EventApplied: batch; EventConfirmed: round
+	Epoch  ring.Epoch // EventOpened
+	Reason string     // EventLost
+}
+
+// ApplyTask is a run of committed entries, decided by the fence. Its writes, index, fence and configuration go to storage in
+// one atomic batch, after those of the tasks before it, without waiting for a sync; then Group.ApplyDone.
+type ApplyTask struct {
+	Index  uint64
+	Fence  store.Fence
+	Conf   *raftpb.ConfState // nil if unchanged
+	Writes []store.Write     // keys and values alias the entries: read only
+	opened store.Token       // our own acquire is among the entries
+	pos    uint64            // our own batches up to this one are among the entries; 0 if none
+	token  store.Token       // of pos
+	done   *raftpb.Message
+}
+
+// Output is what a Group wants done. The order of the contract:
+//
+//   - Lost events precede everything: what is read after an ApplyTask of this Output may be a newer owner's.
+//   - Send may leave at once.
+//   - Append tasks (Raft's MsgStorageAppend) are made durable in order, across Outputs; then Group.AppendDone. The responses
+//     in them leave only after that. A task without responses need not be synced.
+//   - Apply tasks are stored in order, across Outputs; then Group.ApplyDone.
+type Output struct {
+	Lost   []Event
+	Send   []*raftpb.Message
+	Append []*raftpb.Message
+	Apply  []*ApplyTask
+	Events []Event // Opened, Applied, Confirmed
+}
+
+func (o *Output) reset() {
+	clear(o.Send)
+	clear(o.Append)
+	clear(o.Apply)
+	*o = Output{Lost: o.Lost[:0], Send: o.Send[:0], Append: o.Append[:0], Apply: o.Apply[:0], Events: o.Events[:0]}
+}
+
+// Group is the protocol core of one replica. It is a state machine: no method blocks, reads a clock or starts anything, and
+// all are called from one goroutine. After any of them Ready tells what to do.
+type Group struct {
+	cfg   GroupConfig
+	rn    *raft.RawNode
+	now   time.Duration
+	ticks int
+
+	fence   store.Fence // decided: ahead of storage by the ApplyTasks not yet done
+	applied uint64      // stored
+	conf    *raftpb.ConfState
+	epoch   ring.Epoch
+	term    uint64
+	leader  ring.ReplicaID
+	lead    *leading // nil unless this replica leads
+
+	out    Output  // given away by Ready
+	lost   []Event // to be given away next
+	events []Event
+	failed error
+	cmd    store.Command // reused by decide
+}
+
+// NewGroup starts a replica from its storage.
+func NewGroup(cfg GroupConfig) (*Group, error) {
+	cfg.Limits.fill()
+	hs, conf, err := cfg.Storage.InitialState()
+	if err != nil {
+		return nil, fmt.Errorf("%s: reading the log's state: %w", cfg.Group, err)
+	}
+	rn, err := raft.NewRawNode(&raft.Config{
+		ID:                        uint64(cfg.Holder.Replica),
+		ElectionTick:              cfg.Timing.ElectionTicks,
+		HeartbeatTick:             cfg.Timing.HeartbeatTicks,
+		Storage:                   cfg.Storage,
+		Applied:                   cfg.Applied,
+		AsyncStorageWrites:        true,
+		MaxSizePerMsg:             1 << 20,
+		MaxCommittedSizePerReady:  8 << 20,
+		MaxUncommittedEntriesSize: 64 << 20, // above Limits.InFlight: the proposer waits, Raft never drops for size
+		MaxInflightMsgs:           256,
+		MaxInflightBytes:          32 << 20,
+		CheckQuorum:               true,
+		PreVote:                   true,
+		ReadOnlyOption:            readOnlyOption(),
+		DisableProposalForwarding: true,
+		StepDownOnRemoval:         true,
+		Logger:                    cfg.Logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", cfg.Group, err)
+	}
+	g := &Group{cfg: cfg, rn: rn, fence: cfg.Fence, applied: cfg.Applied, conf: conf, epoch: cfg.Epoch, term: hs.GetTerm()}
+	return g, nil
+}
+
+// Tick advances Raft's time by one tick. Never deliver a burst after a pause: one or two at most, or followers campaign.
+func (g *Group) Tick(now time.Duration) {
+	g.now = now
+	g.ticks++
+	if !g.cfg.Abstain || g.lead != nil {
+		g.rn.Tick()
+	}
+	if g.lead != nil {
+		g.tickLeading()
+	}
+}
+
+// Step takes a message from another replica of the group, or a response from an Append task addressed to this one.
+func (g *Group) Step(now time.Duration, m *raftpb.Message) {
+	g.now = now
+	if g.cfg.Abstain && (m.GetType() == raftpb.MsgVote || m.GetType() == raftpb.MsgPreVote || m.GetType() == raftpb.MsgTimeoutNow) {
+		return
+	}
+	if l := g.lead; l != nil && m.GetTerm() == l.term {
+		switch m.GetType() {
+		case raftpb.MsgAppResp, raftpb.MsgHeartbeatResp:
+			l.heard[ring.ReplicaID(m.GetFrom())] = now
+		}
+	}
+	// An error here is a message that Raft has no use for (an unknown peer, a dropped proposal of another node): nothing changed.
+	_ = g.rn.Step(m)
+}
+
+// Campaign asks for an election now, as the preferred owner of a new group does; harmless while there is a leader.
+func (g *Group) Campaign() {
+	if !g.cfg.Abstain {
+		_ = g.rn.Campaign()
+	}
+}
+
+// SetEpoch tells the newest ring's epoch, for later acquires.
+func (g *Group) SetEpoch(e ring.Epoch) { g.epoch = max(g.epoch, e) }
+
+// ReportUnreachable tells that a message to a replica could not be sent.
+func (g *Group) ReportUnreachable(r ring.ReplicaID) { g.rn.ReportUnreachable(uint64(r)) }
+
+// ReportSnapshot tells how sending a snapshot ended.
+func (g *Group) ReportSnapshot(r ring.ReplicaID, ok bool) {
+	status := raft.SnapshotFinish
+	if !ok {
+		status = raft.SnapshotFailure
+	}
+	g.rn.ReportSnapshot(uint64(r), status)
+}
+
+// Leader is who leads the group as far as this replica knows, 0 if unknown.
+func (g *Group) Leader() ring.ReplicaID { return g.leader }
+
+// Term is Raft's current term here.
+func (g *Group) Term() uint64 { return g.term }
+
+// Fence is the fence after all entries that were handed out to be applied.
+func (g *Group) Fence() store.Fence { return g.fence }
+
+// Applied is the index that the stored state reflects.
+func (g *Group) Applied() uint64 { return g.applied }
+
+// Voters of the applied configuration.
+func (g *Group) Voters() []uint64 { return g.conf.GetVoters() }
+
+// Err is why the replica halted, nil while it works. A halted replica takes and gives nothing more.
+func (g *Group) Err() error { return g.failed }
+
+// AppendDone is called when an Append task is durable. Responses to others are handed to send.
+func (g *Group) AppendDone(now time.Duration, m *raftpb.Message, send func(*raftpb.Message)) {
+	g.now = now
+	if s := m.GetSnapshot(); !raft.IsEmptySnap(s) {
+		g.installed(s)
+	}
+	for _, r := range m.GetResponses() {
+		if r.GetTo() == uint64(g.cfg.Holder.Replica) {
+			g.Step(now, r)
+		} else {
+			send(r)
+		}
+	}
+}
+
+// installed takes over the fence of a snapshot that is now in storage.
+func (g *Group) installed(s *raftpb.Snapshot) {
+	fence, err := SnapshotFence(s)
+	if err != nil {
+		g.halt(err)
+		return
+	}
+	g.endToken("a snapshot was installed")
+	if !mutSnapshotWithoutFence() {
+		g.fence = fence
+	}
+	g.applied = s.GetMetadata().GetIndex()
+	g.conf = s.GetMetadata().GetConfState()
+}
+
+// ApplyDone is called when a task's writes are stored.
+func (g *Group) ApplyDone(now time.Duration, t *ApplyTask) {
+	g.now = now
+	g.applied = t.Index
+	_ = g.rn.Step(t.done)
+	l := g.lead
+	if l == nil {
+		return
+	}
+	if t.opened != 0 && l.token == t.opened && l.state == granted {
+		l.state = open
+		g.events = append(g.events, Event{Kind: EventOpened, Token: l.token, Epoch: l.epoch})
+	}
+	if t.pos != 0 && l.token == t.token && l.state == open {
+		l.appliedUpTo(t.pos)
+		g.events = append(g.events, Event{Kind: EventApplied, Token: l.token, Pos: t.pos})
+	}
+}
+
+// HasReady reports whether Ready has anything to tell.
+func (g *Group) HasReady() bool {
+	if len(g.lost) > 0 || len(g.events) > 0 {
+		return true
+	}
+	return g.failed == nil && (g.rn.HasReady() || g.canPropose())
+}
+
+// Ready proposes what waits and returns what to do. The Output is valid until the next call of Ready; messages and tasks in it
+// may be kept.
+func (g *Group) Ready() *Output {
+	g.out.reset()
+	if g.failed == nil {
+		g.propose()
+	}
+	for g.failed == nil && g.rn.HasReady() {
+		g.take(g.rn.Ready())
+	}
+	g.out.Lost = append(g.out.Lost, g.lost...)
+	g.out.Events = append(g.out.Events, g.events...)
+	g.lost, g.events = g.lost[:0], g.events[:0]
+	return &g.out
+}
+
+func (g *Group) take(rd raft.Ready) {
+	if rd.HardState != nil && !raft.IsEmptyHardState(rd.HardState) {
+		g.term = rd.HardState.GetTerm()
+	}
+	if rd.SoftState != nil {
+		g.leader = ring.ReplicaID(rd.SoftState.Lead)
+	}
+	g.observeRole(rd.SoftState)
+	for _, rs := range rd.ReadStates {
+		g.confirmed(rs.RequestCtx)
+	}
+	for _, m := range rd.Messages {
+		switch m.GetTo() {
+		case raft.LocalAppendThread:
+			g.out.Append = append(g.out.Append, m)
+		case raft.LocalApplyThread:
+			g.out.Apply = append(g.out.Apply, g.decide(m))
+		default:
+			g.out.Send = append(g.out.Send, m)
+		}
+	}
+}
+
+// decide runs the fence over committed entries: pure, hence the same on every replica.
+func (g *Group) decide(m *raftpb.Message) *ApplyTask {
+	t := &ApplyTask{done: m.GetResponses()[0]}
+	for _, e := range m.GetEntries() {
+		t.Index = e.GetIndex()
+		if g.lead != nil && e.GetTerm() == g.lead.term {
+			g.lead.caughtUp = true
+		}
+		switch e.GetType() {
+		case raftpb.EntryNormal:
+			if len(e.GetData()) > 0 {
+				g.decideCommand(t, e)
+			}
+		case raftpb.EntryConfChange, raftpb.EntryConfChangeV2:
+			g.decideConf(t, e)
+		}
+		if g.failed != nil {
+			break
+		}
+	}
+	t.Fence = g.fence
+	return t
+}
+
+func (g *Group) decideCommand(t *ApplyTask, e *raftpb.Entry) {
+	c := &g.cmd
+	if err := store.DecodeCommand(e.GetData(), c); err != nil {
+		g.halt(fmt.Errorf("entry %d of %s: %w; a version that knows it must run here", e.GetIndex(), g.cfg.Group, err))
+		return
+	}
+	next, verdict := g.fence.Step(e.GetIndex(), e.GetTerm(), c)
+	mine := g.lead != nil && g.lead.token != 0 && c.Token == g.lead.token
+	if verdict != store.Accepted {
+		if mine && c.Kind == store.KindBatch {
+			g.endToken("a batch was refused: " + verdict.String())
+		}
+		return
+	}
+	g.fence = next
+	switch c.Kind {
+	case store.KindAcquire:
+		g.decideAcquire(t, e, c)
+	case store.KindRelease:
+		g.released()
+	case store.KindBatch:
+		t.Writes = append(t.Writes, c.Writes...)
+		if mine {
+			t.token, t.pos = g.lead.token, next.Seq
+		}
+	}
+}
+
+// decideAcquire handles an acquire that the fence accepted: it ends whatever token this node held, or grants it one.
+func (g *Group) decideAcquire(t *ApplyTask, e *raftpb.Entry, c *store.Command) {
+	l := g.lead
+	if l == nil {
+		return
+	}
+	if l.token != 0 && l.state != none && l.token != store.Token(e.GetIndex()) {
+		g.endToken("superseded by a newer token")
+		l = g.lead
+	}
+	if c.Acquire.Holder == g.cfg.Holder && c.Acquire.Term == l.term {
+		l.grant(store.Token(e.GetIndex()), c.Acquire.Epoch)
+		t.opened = l.token
+	}
+}
+
+func (g *Group) decideConf(t *ApplyTask, e *raftpb.Entry) {
+	var cc raftpb.ConfChangeV2
+	if err := unmarshalConfChange(e, &cc); err != nil {
+		g.halt(fmt.Errorf("entry %d of %s is not a configuration change: %w", e.GetIndex(), g.cfg.Group, err))
+		return
+	}
+	g.conf = g.rn.ApplyConfChange(&cc)
+	t.Conf = g.conf
+}
+
+// halt stops this replica, and only it: an entry that cannot be understood must not be skipped, and all replicas would panic alike.
+func (g *Group) halt(err error) {
+	if g.failed == nil {
+		g.endToken("the replica halted")
+		g.failed = err
+	}
+}
+
+// LogKeep says up to which index the log may be truncated, given its first index and size: half of what is above limit bytes
+// stays for replicas that come back. Nothing above the applied index goes.
+func (g *Group) LogKeep(first uint64, size, limit int) (upTo uint64, ok bool) {
+	if size <= limit || g.applied <= first {
+		return 0, false
+	}
+	upTo = first + (g.applied-first)/2
+	return upTo, upTo > first
+}
+
+// LeaseUntil is how long the current token may be used without hearing from anybody again: one election timeout after a majority was
+// last heard. Zero if there is no open token.
+func (g *Group) LeaseUntil() (store.Token, time.Duration) {
+	l := g.lead
+	if l == nil || l.state != open {
+		return 0, 0
+	}
+	at := l.quorumHeard(g.conf, uint64(g.cfg.Holder.Replica))
+	if at == math.MaxInt64 {
+		return l.token, math.MaxInt64
+	}
+	return l.token, at + g.cfg.Timing.Election()
+}

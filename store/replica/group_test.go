@@ -1,0 +1,220 @@
+package replica
+
+import (
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/ringfence/ringfence/ring"
+	"github.com/ringfence/ringfence/store"
+)
+
+// trio is a group of three replicas on memory storage, with every effect done at once and messages delivered in order.
+type trio struct {
+	t      *testing.T
+	now    time.Duration
+	g      map[uint64]*Group
+	disk   map[uint64]*raft.MemoryStorage
+	kv     map[uint64]map[string]string
+	events map[uint64][]Event
+	queue  []*raftpb.Message
+	cut    map[uint64]bool
+}
+
+func newTrio(t *testing.T) *trio {
+	c := &trio{t: t, g: map[uint64]*Group{}, disk: map[uint64]*raft.MemoryStorage{}, kv: map[uint64]map[string]string{},
+		events: map[uint64][]Event{}, cut: map[uint64]bool{}}
+	for id := uint64(1); id <= 3; id++ {
+		ms := raft.NewMemoryStorage()
+		snap := &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: proto.Uint64(1), Term: proto.Uint64(1),
+			ConfState: &raftpb.ConfState{Voters: []uint64{1, 2, 3}}}}
+		if err := ms.ApplySnapshot(snap); err != nil {
+			t.Fatal(err)
+		}
+		if err := ms.SetHardState(&raftpb.HardState{Term: proto.Uint64(1), Commit: proto.Uint64(1)}); err != nil {
+			t.Fatal(err)
+		}
+		g, err := NewGroup(GroupConfig{Group: 1, Storage: ms, Applied: 1, Timing: LANTiming, Epoch: 1,
+			Holder: store.Holder{Replica: ring.ReplicaID(id), Node: ring.NodeID(id), Boot: 7}, Logger: RaftLogger(slog.New(slog.DiscardHandler))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.g[id], c.disk[id], c.kv[id] = g, ms, map[string]string{}
+	}
+	return c
+}
+
+func (c *trio) pump() {
+	for busy := true; busy; {
+		busy = false
+		for id := uint64(1); id <= 3; id++ {
+			for c.g[id].HasReady() {
+				busy = true
+				c.act(id, c.g[id].Ready())
+			}
+		}
+		for len(c.queue) > 0 {
+			m := c.queue[0]
+			c.queue = c.queue[1:]
+			if !c.cut[m.GetFrom()] && !c.cut[m.GetTo()] {
+				busy = true
+				c.g[m.GetTo()].Step(c.now, m)
+			}
+		}
+	}
+}
+
+func (c *trio) act(id uint64, o *Output) {
+	send := func(m *raftpb.Message) { c.queue = append(c.queue, m) }
+	c.events[id] = append(c.events[id], o.Lost...)
+	for _, m := range o.Send {
+		send(m)
+	}
+	events := append([]Event(nil), o.Events...)
+	for _, m := range o.Append {
+		if err := c.disk[id].Append(m.GetEntries()); err != nil {
+			c.t.Fatal(err)
+		}
+		c.g[id].AppendDone(c.now, m, send)
+	}
+	for _, a := range o.Apply {
+		for _, w := range a.Writes {
+			if c.kv[id][string(w.Key)] = string(w.Value); w.Delete {
+				delete(c.kv[id], string(w.Key))
+			}
+		}
+		c.g[id].ApplyDone(c.now, a)
+	}
+	c.events[id] = append(c.events[id], events...)
+}
+
+func (c *trio) tick(n int) {
+	for range n {
+		c.now += LANTiming.Tick
+		for id := uint64(1); id <= 3; id++ {
+			if !c.cut[id] {
+				c.g[id].Tick(c.now)
+			}
+		}
+		c.pump()
+	}
+}
+
+func (c *trio) take(id uint64) string {
+	s := ""
+	for _, e := range c.events[id] {
+		s += map[EventKind]string{EventLost: "lost", EventOpened: "opened", EventApplied: "applied", EventConfirmed: "confirmed"}[e.Kind]
+		if e.Kind == EventApplied || e.Kind == EventConfirmed {
+			s += fmt.Sprint(" ", e.Pos)
+		}
+		s += "; "
+	}
+	delete(c.events, id)
+	return s
+}
+
+func (c *trio) want(id uint64, events string) {
+	c.t.Helper()
+	if got := c.take(id); got != events {
+		c.t.Fatalf("replica %d heard %q, want %q", id, got, events)
+	}
+}
+
+func put(k, v string) []store.Write { return []store.Write{{Key: []byte(k), Value: []byte(v)}} }
+
+func TestGroupOpensCommitsConfirmsAndHandsOver(t *testing.T) {
+	c := newTrio(t)
+	c.g[1].Campaign()
+	c.pump()
+	c.want(1, "opened; ")
+	token, until := c.g[1].LeaseUntil()
+	if token == 0 || until <= c.now {
+		t.Fatalf("lease: token %d until %v at %v", token, until, c.now)
+	}
+	for i := range 3 {
+		if err := c.g[1].Commit(token, put("k", fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.g[1].Confirm(token, 1)
+	c.pump()
+	if got := c.take(1); got != "applied 3; confirmed 1; " && got != "confirmed 1; applied 3; " {
+		t.Fatal(got)
+	}
+	if err := c.g[1].Commit(token+1, put("k", "x")); err != store.ErrTokenEnded {
+		t.Fatalf("a foreign token: %v", err)
+	}
+	if !c.g[1].HandOver(2) {
+		t.Fatal("no hand-over")
+	}
+	c.pump()
+	c.tick(1)
+	c.want(1, "lost; ")
+	c.want(2, "opened; ")
+	for id := range uint64(3) {
+		if c.kv[id+1]["k"] != "2" {
+			t.Fatalf("replica %d has %q", id+1, c.kv[id+1]["k"])
+		}
+		if c.g[id+1].Fence().Holder.Replica != 2 {
+			t.Fatalf("replica %d: fence %+v", id+1, c.g[id+1].Fence())
+		}
+	}
+}
+
+func TestGroupCutOffOwnerLosesTheLease(t *testing.T) {
+	c := newTrio(t)
+	c.g[1].Campaign()
+	c.pump()
+	c.want(1, "opened; ")
+	token, _ := c.g[1].LeaseUntil()
+	c.cut[2], c.cut[3] = true, true // replica 1 goes on alone, and its clock too
+	if err := c.g[1].Commit(token, put("k", "lost")); err != nil {
+		t.Fatal(err)
+	}
+	c.tick(LANTiming.ElectionTicks + 1)
+	if tok, until := c.g[1].LeaseUntil(); tok != 0 && until > c.now {
+		t.Fatal("a lease without a majority outlived an election timeout")
+	}
+	c.tick(LANTiming.ElectionTicks + 1)
+	c.want(1, "lost; ")
+	c.cut = map[uint64]bool{1: true}
+	c.tick(4 * LANTiming.ElectionTicks)
+	if c.take(2)+c.take(3) != "opened; " {
+		t.Fatal("nobody, or more than one, took over")
+	}
+	c.cut = map[uint64]bool{}
+	c.tick(LANTiming.ElectionTicks)
+	for id := range uint64(3) {
+		if v, ok := c.kv[id+1]["k"]; ok {
+			t.Fatalf("replica %d applied a batch of the cut-off owner: %q", id+1, v)
+		}
+	}
+}
+
+func TestGroupFailedTransferAcquiresAnew(t *testing.T) {
+	c := newTrio(t)
+	c.g[1].Campaign()
+	c.pump()
+	c.want(1, "opened; ")
+	token, _ := c.g[1].LeaseUntil()
+	c.cut[3] = true
+	c.g[1].TransferLeader(3)
+	if err := c.g[1].Commit(token, put("k", "dropped")); err != nil {
+		t.Fatal(err)
+	}
+	c.pump()
+	c.want(1, "lost; ") // Raft dropped the batch: nothing of this token may follow it
+	c.tick(3 * LANTiming.ElectionTicks)
+	c.want(1, "opened; ")
+	if newer, _ := c.g[1].LeaseUntil(); newer <= token {
+		t.Fatalf("token %d after %d", newer, token)
+	}
+	if _, ok := c.kv[1]["k"]; ok {
+		t.Fatal("the dropped batch took effect")
+	}
+}
