@@ -1,0 +1,202 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/ringfence/ringfence/ring"
+)
+
+// maxCommitBytes bounds one batch; Pebble itself panics at 4 GiB.
+const maxCommitBytes = 1 << 30
+
+// batchRetainBytes is how much of a batch's buffer Reset keeps.
+const batchRetainBytes = 4 << 20
+
+// Committed hears that a batch took effect. durable says whether it, and all before it, is fsynced.
+type Committed interface{ Committed(durable bool) }
+
+// Batch gathers changes of many groups that take effect together or not at all. It belongs to one goroutine. Bytes given to it
+// are copied. Operations apply in their order: a later one to the same key wins.
+type Batch struct {
+	e    *Engine
+	b    *pebble.Batch
+	tell []Committed
+	key  []byte
+	err  error // first thing that went wrong; Commit returns it
+}
+
+// NewBatch makes an empty batch. Reset makes it empty again for reuse; Close gives it back.
+func (e *Engine) NewBatch() *Batch {
+	return &Batch{e: e, b: e.db.NewBatch(pebble.WithMaxRetainedSizeBytes(batchRetainBytes))}
+}
+
+// Len is the size in bytes of what is in the batch.
+func (b *Batch) Len() int { return b.b.Len() }
+
+// Empty reports whether nothing is in the batch.
+func (b *Batch) Empty() bool { return b.b.Empty() }
+
+// Reset empties the batch.
+func (b *Batch) Reset() {
+	b.b.Reset()
+	clear(b.tell)
+	b.tell, b.err = b.tell[:0], nil
+}
+
+// Close gives the batch back without committing it.
+func (b *Batch) Close() error { return b.b.Close() }
+
+// Notify makes Commit tell c, on its own goroutine, before it returns, after everything registered before.
+func (b *Batch) Notify(c Committed) { b.tell = append(b.tell, c) }
+
+// Fail makes Commit return err, unless something else went wrong before. A nil err does nothing.
+func (b *Batch) Fail(err error) {
+	if b.err == nil {
+		b.err = err
+	}
+}
+
+// Commit makes the batch take effect, and empties it. With sync it returns when the batch, and everything committed before it, is fsynced;
+// without, it is visible but a crash may lose it, together with all that came later. After an error nothing took effect. A failed
+// write or fsync does not come back: it ends the process.
+func (b *Batch) Commit(sync bool) error {
+	err := b.err
+	if err == nil && !b.e.gate.enter() {
+		err = ErrClosed
+	}
+	if err != nil {
+		b.Reset()
+		return err
+	}
+	defer b.e.gate.leave()
+	opts := pebble.NoSync
+	if sync {
+		opts = pebble.Sync
+	}
+	if !b.b.Empty() {
+		if err = b.b.Commit(opts); err != nil {
+			b.Reset()
+			return err
+		}
+	} else if sync {
+		// An empty batch would return at once; what was committed before it without sync must be durable all the same.
+		if err = b.e.db.LogData(nil, pebble.Sync); err != nil {
+			return err
+		}
+	}
+	for _, c := range b.tell {
+		c.Committed(sync)
+	}
+	b.Reset()
+	return nil
+}
+
+func (b *Batch) room(n int) bool {
+	if b.err == nil && b.b.Len()+n > maxCommitBytes {
+		b.err = fmt.Errorf("store: a batch of more than %d bytes", maxCommitBytes)
+	}
+	return b.err == nil
+}
+
+func (b *Batch) set(key, value []byte) {
+	b.key = key
+	if b.room(len(key) + len(value)) {
+		b.Fail(b.b.Set(key, value, nil))
+	}
+}
+
+func (b *Batch) deleteRange(from, to []byte) {
+	if b.room(len(from) + len(to)) {
+		b.Fail(b.b.DeleteRange(from, to, nil))
+	}
+}
+
+// SetRecord stores a group's small value.
+func (b *Batch) SetRecord(g ring.GroupID, r GroupRecord, value []byte) {
+	b.set(appendRecordKey(b.key[:0], g, r), value)
+}
+
+// SetEntry stores the log entry at index; its value is head ‖ data.
+func (b *Batch) SetEntry(g ring.GroupID, index uint64, head, data []byte) {
+	b.key = appendEntryKey(b.key[:0], g, index)
+	if !b.room(len(b.key) + len(head) + len(data)) {
+		return
+	}
+	op := b.b.SetDeferred(len(b.key), len(head)+len(data))
+	copy(op.Key, b.key)
+	copy(op.Value[copy(op.Value, head):], data)
+	b.Fail(op.Finish())
+}
+
+// DeleteEntries removes the log entries from … to-1.
+func (b *Batch) DeleteEntries(g ring.GroupID, from, to uint64) {
+	b.deleteRange(appendEntryKey(nil, g, from), appendEntryKey(nil, g, to))
+}
+
+// ApplyWrites applies writes to the group's data, in order.
+func (b *Batch) ApplyWrites(g ring.GroupID, writes []Write) {
+	if len(writes) == 0 {
+		return
+	}
+	gs, err := b.e.group(g)
+	if err != nil {
+		b.Fail(err)
+		return
+	}
+	b.key = appendDataPrefix(b.key[:0], g, gs.generation.Load())
+	for i := range writes {
+		w := &writes[i]
+		b.key = append(b.key[:dataPrefixLen], w.Key...)
+		switch {
+		case !b.room(len(b.key) + len(w.Value)):
+			return
+		case w.Delete:
+			b.Fail(b.b.Delete(b.key, nil))
+		default:
+			b.Fail(b.b.Set(b.key, w.Value, nil))
+		}
+	}
+}
+
+// GroupRecord reads a group's small value. The caller owns the bytes.
+func (e *Engine) GroupRecord(g ring.GroupID, r GroupRecord) (value []byte, ok bool, err error) {
+	return e.get(appendRecordKey(nil, g, r))
+}
+
+// Entry reads the value of one log entry. The caller owns the bytes.
+func (e *Engine) Entry(g ring.GroupID, index uint64) (value []byte, ok bool, err error) {
+	return e.get(appendEntryKey(nil, g, index))
+}
+
+// ScanEntries calls fn for the log entries from … to-1 that exist, in ascending order, until it returns an error, which comes
+// back. value is valid only during the call. to may be math.MaxUint64.
+func (e *Engine) ScanEntries(g ring.GroupID, from, to uint64, fn func(index uint64, value []byte) error) error {
+	if !e.gate.enter() {
+		return ErrClosed
+	}
+	defer e.gate.leave()
+	it, err := e.db.NewIter(&pebble.IterOptions{LowerBound: appendEntryKey(nil, g, from), UpperBound: appendEntryKey(nil, g, to)})
+	if err != nil {
+		return err
+	}
+	for ok := it.First(); ok && err == nil; ok = it.Next() {
+		v, verr := it.ValueAndErr()
+		if verr != nil {
+			err = verr
+			break
+		}
+		k := it.Key()
+		err = fn(binary.BigEndian.Uint64(k[len(k)-8:]), v)
+	}
+	if cerr := it.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// endOfLog is above every index.
+const endOfLog = math.MaxUint64
