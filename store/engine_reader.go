@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -15,28 +16,37 @@ var keyBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // StateReader reads the group's applied state. It stays good when a snapshot is installed: a read is answered wholly from
 // the old state or wholly from the new one.
-func (e *Engine) StateReader(g ring.GroupID) (Reader, error) {
-	gs, err := e.group(g)
-	if err != nil {
-		return nil, err
-	}
-	return &stateReader{e: e, g: g, gs: gs}, nil
-}
+func (e *Engine) StateReader(g ring.GroupID) Reader { return &stateReader{e: e, g: g} }
 
 type stateReader struct {
 	e  *Engine
 	g  ring.GroupID
-	gs *groupState
+	gs atomic.Pointer[groupState] // set by the first read
+}
+
+func (r *stateReader) group() (*groupState, error) {
+	if gs := r.gs.Load(); gs != nil {
+		return gs, nil
+	}
+	gs, err := r.e.group(r.g)
+	if err == nil {
+		r.gs.Store(gs)
+	}
+	return gs, err
 }
 
 func (r *stateReader) Get(key []byte) ([]byte, bool, error) {
+	gs, err := r.group()
+	if err != nil {
+		return nil, false, err
+	}
 	buf := keyBuffers.Get().(*[]byte)
 	defer keyBuffers.Put(buf)
 	for {
-		gen := r.gs.generation.Load()
+		gen := gs.generation.Load()
 		*buf = append(appendDataPrefix((*buf)[:0], r.g, gen), key...)
 		v, ok, err := r.e.get(*buf)
-		if ok || err != nil || r.gs.generation.Load() == gen {
+		if ok || err != nil || gs.generation.Load() == gen {
 			return v, ok, err
 		}
 	}
@@ -50,14 +60,18 @@ func (r *stateReader) Scan(start, end []byte, reverse bool, fn func(key, value [
 		return ErrClosed
 	}
 	defer r.e.gate.leave()
+	gs, err := r.group()
+	if err != nil {
+		return err
+	}
 	for {
-		gen := r.gs.generation.Load()
+		gen := gs.generation.Load()
 		it, err := newDataIter(r.e.db, appendDataPrefix(nil, r.g, gen), start, end)
 		if err != nil {
 			return err
 		}
 		// The old generation is removed only after the new one is current: an iterator made while it still was sees all of it.
-		if r.gs.generation.Load() == gen {
+		if gs.generation.Load() == gen {
 			return scanIter(it, reverse, fn)
 		}
 		if err := it.Close(); err != nil {

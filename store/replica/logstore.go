@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -58,6 +59,8 @@ type logChange struct {
 	reset   *position
 }
 
+var errMissing = errors.New("it is missing")
+
 // position is an index of a log and its term.
 type position struct{ index, term uint64 }
 
@@ -85,8 +88,8 @@ func CreateLog(e *store.Engine, g ring.GroupID, replica ring.ReplicaID, voters [
 		return nil, err
 	}
 	err = e.CreateReplica(g, replica, func(b *store.Batch) {
-		setPosition(b, g, store.RecordTruncated, at)
-		setPosition(b, g, store.RecordApplied, at)
+		setTruncated(b, g, at)
+		setApplied(b, g, at.index)
 		b.SetRecord(g, store.RecordConf, confBytes)
 		b.SetRecord(g, store.RecordHardState, appendRecord(nil, g, uint64(store.RecordHardState), at.term, 0, at.index))
 	})
@@ -116,18 +119,19 @@ func OpenLog(e *store.Engine, g ring.GroupID) (l *LogStore, exists bool, err err
 }
 
 func (l *LogStore) load() error {
-	trunc, err := getPosition(l.e, l.g, store.RecordTruncated)
+	trunc, err := l.loadTruncated()
 	if err != nil {
 		return err
 	}
-	applied, err := getPosition(l.e, l.g, store.RecordApplied)
+	v, ok, err := l.e.GroupRecord(l.g, store.RecordApplied)
+	applied, err := decodeApplied(l.g, v, ok, err)
 	if err != nil {
 		return err
 	}
 	var term, vote, commit uint64
-	v, ok, err := l.e.GroupRecord(l.g, store.RecordHardState)
+	v, ok, err = l.e.GroupRecord(l.g, store.RecordHardState)
 	if err == nil && !ok {
-		err = fmt.Errorf("it is missing")
+		err = errMissing
 	}
 	if err == nil {
 		err = decodeRecord(l.g, uint64(store.RecordHardState), v, &term, &vote, &commit)
@@ -140,10 +144,10 @@ func (l *LogStore) load() error {
 		return err
 	}
 	// The hard state is not written each time the commit index grows; what is applied was committed.
-	commit = max(commit, applied.index)
+	commit = max(commit, applied)
 	switch {
-	case applied.index < trunc.index:
-		return fmt.Errorf("%v: state is applied up to %d, but the log begins after %d", l.g, applied.index, trunc.index)
+	case applied < trunc.index:
+		return fmt.Errorf("%v: state is applied up to %d, but the log begins after %d", l.g, applied, trunc.index)
 	case commit > l.idx.last():
 		return fmt.Errorf("%v: entries up to %d are committed or applied, but the log ends at %d", l.g, commit, l.idx.last())
 	case l.idx.lastTerm() > term:
@@ -169,31 +173,22 @@ func newHardState(term, vote, commit uint64) *raftpb.HardState {
 	return &raftpb.HardState{Term: new(term), Vote: new(vote), Commit: new(commit)}
 }
 
-func setPosition(b *store.Batch, g ring.GroupID, r store.GroupRecord, p position) {
-	b.SetRecord(g, r, appendRecord(nil, g, uint64(r), p.index, p.term))
+func setTruncated(b *store.Batch, g ring.GroupID, p position) {
+	b.SetRecord(g, store.RecordTruncated, appendRecord(nil, g, uint64(store.RecordTruncated), p.index, p.term))
 }
 
-func getPosition(e *store.Engine, g ring.GroupID, r store.GroupRecord) (position, error) {
-	v, ok, err := e.GroupRecord(g, r)
-	return decodePosition(g, r, v, ok, err)
-}
-
-func decodePosition(g ring.GroupID, r store.GroupRecord, v []byte, ok bool, err error) (position, error) {
-	var p position
+func (l *LogStore) loadTruncated() (p position, err error) {
+	v, ok, err := l.e.GroupRecord(l.g, store.RecordTruncated)
 	if err == nil && !ok {
-		err = fmt.Errorf("it is missing")
+		err = errMissing
 	}
 	if err == nil {
-		err = decodeRecord(g, uint64(r), v, &p.index, &p.term)
+		err = decodeRecord(l.g, uint64(store.RecordTruncated), v, &p.index, &p.term)
 	}
 	if err != nil {
-		what := "truncation point"
-		if r == store.RecordApplied {
-			what = "applied index"
-		}
-		return p, fmt.Errorf("%v: %s: %w", g, what, err)
+		err = fmt.Errorf("%v: truncation point: %w", l.g, err)
 	}
-	return p, nil
+	return p, err
 }
 
 // push adds the next entry to index and tail. The caller holds l.mu, or owns l.
@@ -225,9 +220,11 @@ func (l *LogStore) cut(from uint64) {
 // Replica is the replica's ID.
 func (l *LogStore) Replica() ring.ReplicaID { return l.replica }
 
-// Regressed says, if it is not nil, that this replica has lost entries or votes: it must neither vote nor campaign. See
-// [store.Engine.Regressed].
-func (l *LogStore) Regressed() error { return l.regressed }
+// Regressed reports that this replica has lost entries or votes: it must neither vote nor campaign. See [store.Engine.Regressed].
+func (l *LogStore) Regressed() bool { return l.regressed != nil }
+
+// Regression says what is known of the loss and what helps; nil if there is none.
+func (l *LogStore) Regression() error { return l.regressed }
 
 // Mark is how far the log has certainly come on disk, for Engine.WriteWatermark. Safe for concurrent use.
 func (l *LogStore) Mark() store.Mark {

@@ -10,35 +10,36 @@ import (
 )
 
 // Stage puts a hard state (nil or empty: unchanged) and entries (may be none) into b. Entries replace what the log has from the first one's index
-// on. They become visible, and the log's Mark moves, when b is committed. An impossible request, such as a gap, makes the commit fail. After a
-// failed or abandoned batch the LogStore must be opened anew.
+// on. They become visible, and the log's Mark moves, when b is committed. An error means an impossible request, such as a gap. After an
+// error, or a batch that failed or was abandoned, the LogStore must be opened anew.
 //
 // The entries are kept in memory for a while and must not be changed. Called by the appending worker only, in the order of Raft's messages.
-func (l *LogStore) Stage(b *store.Batch, hs *raftpb.HardState, entries []*raftpb.Entry) {
-	l.stageEntries(b, entries)
+func (l *LogStore) Stage(b *store.Batch, hs *raftpb.HardState, entries []*raftpb.Entry) error {
+	if err := l.stageEntries(b, entries); err != nil {
+		return err
+	}
 	if !raft.IsEmptyHardState(hs) {
 		l.scratch = appendRecord(l.scratch[:0], l.g, uint64(store.RecordHardState), hs.GetTerm(), hs.GetVote(), hs.GetCommit())
 		b.SetRecord(l.g, store.RecordHardState, l.scratch)
 		l.stage(b, logChange{hs: newHardState(hs.GetTerm(), hs.GetVote(), hs.GetCommit())})
 	}
+	return nil
 }
 
-func (l *LogStore) stageEntries(b *store.Batch, entries []*raftpb.Entry) {
+func (l *LogStore) stageEntries(b *store.Batch, entries []*raftpb.Entry) error {
 	for len(entries) > 0 && entries[0].GetIndex() <= l.floor { // compacted, so long since committed
 		entries = entries[1:]
 	}
 	if len(entries) == 0 {
-		return
+		return nil
 	}
 	first := entries[0].GetIndex()
 	if first > l.next {
-		b.Fail(fmt.Errorf("%v: entries from %d on, but the log ends at %d", l.g, first, l.next-1))
-		return
+		return fmt.Errorf("%v: entries from %d on, but the log ends at %d", l.g, first, l.next-1)
 	}
 	for i, e := range entries {
 		if e.GetIndex() != first+uint64(i) {
-			b.Fail(fmt.Errorf("%v: entry %d where entry %d is expected", l.g, e.GetIndex(), first+uint64(i)))
-			return
+			return fmt.Errorf("%v: entry %d where entry %d is expected", l.g, e.GetIndex(), first+uint64(i))
 		}
 		l.scratch = appendEntryHead(l.scratch[:0], l.g, e)
 		b.SetEntry(l.g, e.GetIndex(), l.scratch, e.GetData())
@@ -49,13 +50,14 @@ func (l *LogStore) stageEntries(b *store.Batch, entries []*raftpb.Entry) {
 	}
 	l.next = next
 	l.stage(b, logChange{entries: entries})
+	return nil
 }
 
 // Compact puts into b the removal of all entries up to and including upTo, which must be applied; the term of upTo is kept. Nothing
 // is done if they are gone already. Called by the appending worker only.
-func (l *LogStore) Compact(b *store.Batch, upTo uint64) {
+func (l *LogStore) Compact(b *store.Batch, upTo uint64) error {
 	if upTo <= l.floor {
-		return
+		return nil
 	}
 	l.mu.Lock()
 	term, err := l.idx.term(upTo)
@@ -64,15 +66,15 @@ func (l *LogStore) Compact(b *store.Batch, upTo uint64) {
 	}
 	if err != nil {
 		l.mu.Unlock()
-		b.Fail(fmt.Errorf("%v: compacting the log up to %d: %w", l.g, upTo, err))
-		return
+		return fmt.Errorf("%v: compacting the log up to %d: %w", l.g, upTo, err)
 	}
 	from := l.floor + 1
 	l.floor = upTo
 	l.mu.Unlock()
-	setPosition(b, l.g, store.RecordTruncated, position{upTo, term})
+	setTruncated(b, l.g, position{upTo, term})
 	b.DeleteEntries(l.g, from, upTo+1)
 	l.stage(b, logChange{compact: upTo})
+	return nil
 }
 
 // stageReset puts into b the removal of the whole log, which begins anew after p: a snapshot at p takes its place.
@@ -82,7 +84,7 @@ func (l *LogStore) stageReset(b *store.Batch, p position) {
 	l.floor = max(l.floor, p.index)
 	l.mu.Unlock()
 	b.DeleteEntries(l.g, from, max(l.next, from))
-	setPosition(b, l.g, store.RecordTruncated, p)
+	setTruncated(b, l.g, p)
 	l.next = p.index + 1
 	l.stage(b, logChange{reset: &p})
 }
@@ -134,7 +136,7 @@ func (l *LogStore) apply(c logChange) {
 
 // stageCommit raises the hard state's commit index and term to a snapshot's, so that the log is whole even if its caller stages no
 // hard state of its own.
-func (l *LogStore) stageCommit(b *store.Batch, m StateMeta) {
+func (l *LogStore) stageCommit(b *store.Batch, p position) error {
 	l.mu.Lock()
 	hs := l.hs
 	l.mu.Unlock()
@@ -144,8 +146,8 @@ func (l *LogStore) stageCommit(b *store.Batch, m StateMeta) {
 		}
 	}
 	term, vote := hs.GetTerm(), hs.GetVote()
-	if m.Term > term {
-		term, vote = m.Term, 0
+	if p.term > term {
+		term, vote = p.term, 0
 	}
-	l.Stage(b, newHardState(term, vote, max(hs.GetCommit(), m.Index)), nil)
+	return l.Stage(b, newHardState(term, vote, max(hs.GetCommit(), p.index)), nil)
 }

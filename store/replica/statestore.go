@@ -18,55 +18,67 @@ type StateStore struct {
 	e      *store.Engine
 	g      ring.GroupID
 	reader store.Reader
+	buf    []byte // of who stages
 }
 
-// OpenState opens the state of the group's replica.
-func OpenState(e *store.Engine, g ring.GroupID) (*StateStore, error) {
-	r, err := e.StateReader(g)
-	if err != nil {
-		return nil, err
-	}
-	return &StateStore{e: e, g: g, reader: r}, nil
+// NewStateStore is the state of the group's replica.
+func NewStateStore(e *store.Engine, g ring.GroupID) *StateStore {
+	return &StateStore{e: e, g: g, reader: e.StateReader(g)}
 }
 
 // Reader reads the applied data. Safe for concurrent use, and good for as long as the replica lives.
 func (s *StateStore) Reader() store.Reader { return s.reader }
 
-// Load returns what the stored state reflects. fence is nil if nothing was ever applied.
-func (s *StateStore) Load() (applied uint64, fence []byte, conf *raftpb.ConfState, err error) {
+// StateMeta is what a state reflects: the log up to Index.
+type StateMeta struct {
+	Index uint64
+	Fence store.Fence
+	Conf  *raftpb.ConfState // the configuration applied
+}
+
+// Load returns what the stored state reflects. The fence is the zero one if nothing was ever applied.
+func (s *StateStore) Load() (applied uint64, fence store.Fence, err error) {
 	m, err := loadMeta(s.g, func(r store.GroupRecord) ([]byte, bool, error) { return s.e.GroupRecord(s.g, r) })
 	if err != nil {
-		return 0, nil, nil, s.e.Damaged(err)
+		return 0, store.Fence{}, s.e.Damaged(err)
 	}
-	return m.Index, m.Fence, m.Conf, nil
+	return m.Index, m.Fence, nil
 }
 
-// StateMeta is what a state reflects: the log up to Index, whose entry is of Term.
-type StateMeta struct {
-	Index, Term uint64
-	Fence       []byte            // opaque; nil if there is none yet
-	Conf        *raftpb.ConfState // the configuration applied
-}
-
-func loadMeta(g ring.GroupID, get func(store.GroupRecord) ([]byte, bool, error)) (StateMeta, error) {
+func loadMeta(g ring.GroupID, get func(store.GroupRecord) ([]byte, bool, error)) (m StateMeta, err error) {
 	v, ok, err := get(store.RecordApplied)
-	p, err := decodePosition(g, store.RecordApplied, v, ok, err)
-	if err != nil {
-		return StateMeta{}, err
+	if m.Index, err = decodeApplied(g, v, ok, err); err != nil {
+		return m, err
 	}
-	m := StateMeta{Index: p.index, Term: p.term}
-	if m.Fence, _, err = get(store.RecordFence); err != nil {
-		return m, fmt.Errorf("%v: fence: %w", g, err)
+	v, ok, err = get(store.RecordFence)
+	if err == nil && ok {
+		m.Fence, err = store.DecodeFence(v)
+	}
+	if err != nil {
+		return m, fmt.Errorf("%v: %w", g, err)
 	}
 	v, ok, err = get(store.RecordConf)
 	m.Conf, err = decodeConf(g, v, ok, err)
 	return m, err
 }
 
+func decodeApplied(g ring.GroupID, v []byte, ok bool, err error) (applied uint64, _ error) {
+	if err == nil && !ok {
+		err = errMissing
+	}
+	if err == nil {
+		err = decodeRecord(g, uint64(store.RecordApplied), v, &applied)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%v: applied index: %w", g, err)
+	}
+	return applied, nil
+}
+
 func decodeConf(g ring.GroupID, v []byte, ok bool, err error) (*raftpb.ConfState, error) {
 	conf := new(raftpb.ConfState)
 	if err == nil && !ok {
-		err = errors.New("it is missing")
+		err = errMissing
 	}
 	if err == nil {
 		err = proto.Unmarshal(v, conf)
@@ -77,32 +89,37 @@ func decodeConf(g ring.GroupID, v []byte, ok bool, err error) (*raftpb.ConfState
 	return conf, nil
 }
 
-// StageApply puts into b the effects of the log up to applied, whose entry is of term. A nil fence or conf is unchanged. Batches are
-// staged and committed in the order of the log.
-func (s *StateStore) StageApply(b *store.Batch, applied, term uint64, fence []byte, conf *raftpb.ConfState, writes []store.Write) {
-	b.ApplyWrites(s.g, writes)
-	s.stageMeta(b, StateMeta{Index: applied, Term: term, Fence: fence, Conf: conf})
+// StageApply puts the effects of a task into b. Tasks are staged and committed in the order of the log, by one goroutine.
+func (s *StateStore) StageApply(b *store.Batch, t *ApplyTask) error {
+	b.ApplyWrites(s.g, t.Writes)
+	return s.stageMeta(b, StateMeta{Index: t.Index, Fence: t.Fence, Conf: t.Conf})
 }
 
-func (s *StateStore) stageMeta(b *store.Batch, m StateMeta) {
-	setPosition(b, s.g, store.RecordApplied, position{m.Index, m.Term})
-	if m.Fence != nil {
-		b.SetRecord(s.g, store.RecordFence, m.Fence)
+func (s *StateStore) stageMeta(b *store.Batch, m StateMeta) error {
+	setApplied(b, s.g, m.Index)
+	s.buf = store.AppendFence(s.buf[:0], m.Fence)
+	b.SetRecord(s.g, store.RecordFence, s.buf)
+	if m.Conf == nil {
+		return nil
 	}
-	if m.Conf != nil {
-		v, err := proto.Marshal(m.Conf)
-		b.Fail(err)
-		b.SetRecord(s.g, store.RecordConf, v)
-	}
+	v, err := proto.Marshal(m.Conf)
+	b.SetRecord(s.g, store.RecordConf, v)
+	return err
 }
 
-// FrozenState is a group's state at one moment, with what it reflects. Close it soon.
+func setApplied(b *store.Batch, g ring.GroupID, index uint64) {
+	var buf [24]byte
+	b.SetRecord(g, store.RecordApplied, appendRecord(buf[:0], g, uint64(store.RecordApplied), index))
+}
+
+// FrozenState is a group's state at one moment, with what it reflects; its Export gives the data. Close it soon.
 type FrozenState struct {
 	*store.Frozen
 	StateMeta
 }
 
-// Freeze takes the state as it is now: what a snapshot for another replica is made of. Its Export gives the data.
+// Freeze takes the state as it is now: what a snapshot for another replica is made of. The term of its Index is in the log,
+// until that is compacted further.
 func (s *StateStore) Freeze() (*FrozenState, error) {
 	f, err := s.e.Freeze(s.g)
 	if err != nil {
@@ -119,16 +136,20 @@ func (s *StateStore) Freeze() (*FrozenState, error) {
 func (s *StateStore) Install() (*store.Install, error) { return s.e.NewInstall(s.g) }
 
 // StageInstall puts into b what makes the received data the group's state: it replaces data, applied index, fence,
-// configuration and the whole log, which begins anew after m.Index. A crash leaves all of the old or all of the new.
-// The hard state that Raft hands out with the snapshot, and entries that follow it, are staged after it. Commit b with sync. m.Fence and m.Conf are required.
-// Called by the appending worker, while no apply of this group is under way.
-func (s *StateStore) StageInstall(b *store.Batch, l *LogStore, in *store.Install, m StateMeta) {
-	if m.Fence == nil || m.Conf == nil || m.Index == 0 || m.Term == 0 {
-		b.Fail(fmt.Errorf("%v: a snapshot at index %d of term %d without fence or configuration", s.g, m.Index, m.Term))
-		return
+// configuration and the whole log, which begins anew after m.Index, whose entry is of term. A crash leaves all of the old or all of the new;
+// readers too see one or the other. The hard state that Raft hands out with the snapshot, and entries that follow it, are staged after
+// this. Commit b with sync. Called by the appending worker, while no apply of this group is under way.
+func (s *StateStore) StageInstall(b *store.Batch, l *LogStore, in *store.Install, m StateMeta, term uint64) error {
+	if m.Conf == nil || m.Index == 0 || term == 0 {
+		return fmt.Errorf("%v: a snapshot at index %d of term %d without a configuration", s.g, m.Index, term)
 	}
-	s.stageMeta(b, m)
-	l.stageReset(b, position{m.Index, m.Term})
-	l.stageCommit(b, m)
-	b.Fail(in.Stage(b))
+	if err := in.Stage(b); err != nil {
+		return err
+	}
+	if err := s.stageMeta(b, m); err != nil {
+		return err
+	}
+	at := position{m.Index, term}
+	l.stageReset(b, at)
+	return l.stageCommit(b, at)
 }
