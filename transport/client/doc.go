@@ -1,0 +1,9 @@
+// Package client is everything an application imports to call objects of a Ringfence cluster.
+//
+// Dial fetches the ring from any node; Object returns an actor.Ref that does no I/O until it is called. Calls of one Ref
+// are pipelined and run in the order in which Call or Start was entered, or fail; they are never reordered. The client
+// sends again by itself only what did not run.
+//
+// The decisions (who is asked, what is sent again, when) are a state machine without goroutines, locks or clocks: the table
+// of hints in router.go and the stream of one Ref in stream.go. The rest of the package is the thin loop around it.
+package client
