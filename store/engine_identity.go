@@ -77,6 +77,11 @@ func (e *Engine) loadIdentity(known ring.NodeID) error {
 			return err
 		}
 	}
+	// Pebble makes a new database in its oldest format and raises it then, but the first WAL keeps the old form, which hides
+	// damage. A flush begins the next one.
+	if err := e.db.Flush(); err != nil {
+		return openError(e.dir, err)
+	}
 	return e.writeFormat(e.identity.Node)
 }
 

@@ -1,0 +1,335 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"github.com/ringfence/ringfence/ring"
+)
+
+const crashGroups = 3
+
+// crashModel issues numbered batches and remembers what the database must hold after each.
+type crashModel struct {
+	rng    *rand.Rand
+	states []map[string]string // by batch number; 0 is the beginning
+	acked  int                 // batches up to this one are fsynced
+}
+
+func crashKey(g ring.GroupID, k string) string { return fmt.Sprintf("%d/%s", g, k) }
+
+// step commits one random batch: writes, deletions, entries, truncations and records of several groups.
+func (m *crashModel) step(t *testing.T, e *Engine, b *Batch) {
+	n := len(m.states)
+	next := make(map[string]string)
+	for k, v := range m.states[n-1] {
+		next[k] = v
+	}
+	for range 1 + m.rng.IntN(4) {
+		g := ring.GroupID(1 + m.rng.IntN(crashGroups))
+		switch m.rng.IntN(5) {
+		case 0:
+			b.SetRecord(g, RecordFence, fmt.Append(nil, n))
+			next[crashKey(g, "fence")] = fmt.Sprint(n)
+		case 1:
+			from := uint64(m.rng.IntN(20))
+			to := from + uint64(m.rng.IntN(5))
+			b.DeleteEntries(g, from, to)
+			for i := from; i < to; i++ {
+				delete(next, crashKey(g, fmt.Sprint("e", i)))
+			}
+		case 2:
+			i := uint64(m.rng.IntN(20))
+			b.SetEntry(g, i, fmt.Append(nil, n), []byte("data"))
+			next[crashKey(g, fmt.Sprint("e", i))] = fmt.Sprint(n, "data")
+		default:
+			k := fmt.Sprint("k", m.rng.IntN(10))
+			w := Write{Key: []byte(k), Value: append(fmt.Append(nil, n), make([]byte, m.rng.IntN(3000))...), Delete: m.rng.IntN(4) == 0}
+			b.ApplyWrites(g, []Write{w})
+			if next[crashKey(g, k)] = string(w.Value); w.Delete {
+				delete(next, crashKey(g, k))
+			}
+		}
+	}
+	b.SetRecord(1, RecordConf, binary.BigEndian.AppendUint32(nil, uint32(n))) // the batch's number
+	sync := m.rng.IntN(3) == 0
+	must(t, b.Commit(sync))
+	m.states = append(m.states, next)
+	if sync {
+		m.acked = n
+	}
+}
+
+func readCrashState(t *testing.T, e *Engine) (n int, state map[string]string) {
+	t.Helper()
+	state = make(map[string]string)
+	for g := ring.GroupID(1); g <= crashGroups; g++ {
+		if v, ok, err := e.GroupRecord(g, RecordFence); err != nil {
+			t.Fatal(err)
+		} else if ok {
+			state[crashKey(g, "fence")] = string(v)
+		}
+		must(t, e.ScanEntries(g, 0, endOfLog, func(i uint64, v []byte) error {
+			state[crashKey(g, fmt.Sprint("e", i))] = string(v)
+			return nil
+		}))
+		must(t, e.StateReader(g).Scan(nil, nil, false, func(k, v []byte) bool {
+			state[crashKey(g, string(k))] = string(v)
+			return true
+		}))
+	}
+	v, ok, err := e.GroupRecord(1, RecordConf)
+	must(t, err)
+	if ok {
+		n = int(binary.BigEndian.Uint32(v))
+	}
+	return n, state
+}
+
+func equalStates(a, b map[string]string) string {
+	for k, v := range a {
+		if w, ok := b[k]; !ok || w != v {
+			return fmt.Sprintf("%s is %.20q, want %.20q", k, v, w)
+		}
+	}
+	for k := range b {
+		if _, ok := a[k]; !ok {
+			return k + " is missing"
+		}
+	}
+	return ""
+}
+
+// TestCrashAfterEveryStep: whatever the disk kept of what was not fsynced, the database comes back as it was after one of the
+// batches, not before the last that was fsynced; so acknowledged ⊆ recovered ⊆ issued, in order. Identity and watermark survive.
+func TestCrashAfterEveryStep(t *testing.T) {
+	for _, percent := range []int{0, 50, 100} {
+		for seed := range uint64(4) {
+			t.Run(fmt.Sprintf("%d%%-seed%d", percent, seed), func(t *testing.T) {
+				t.Parallel()
+				crashRun(t, percent, seed)
+			})
+		}
+	}
+}
+
+func crashRun(t *testing.T, percent int, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, uint64(percent)))
+	fs := vfs.NewCrashableMem()
+	e := openTest(t, fs, "/up/data")
+	for g := ring.GroupID(1); g <= crashGroups; g++ {
+		must(t, e.CreateReplica(g, 1, nil))
+	}
+	id := e.Identity()
+	m := &crashModel{rng: rng, states: []map[string]string{{}}}
+	b := e.NewBatch()
+	defer b.Close()
+	marked := uint64(0)
+	for step := range 40 {
+		switch {
+		case step%10 == 3:
+			marked++
+			must(t, e.WriteWatermark([]Mark{{Group: 1, Replica: 1, Last: marked}}))
+			m.acked = len(m.states) - 1 // its fsync covered all before
+		case step%10 == 7:
+			must(t, e.db.Flush())
+		default:
+			m.step(t, e, b)
+		}
+		e2 := openTest(t, fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng}), "/up/data")
+		n, state := readCrashState(t, e2)
+		if n < m.acked || n >= len(m.states) {
+			t.Fatalf("step %d: batch %d recovered; %d were acknowledged, %d issued", step, n, m.acked, len(m.states)-1)
+		}
+		if diff := equalStates(state, m.states[n]); diff != "" {
+			t.Fatalf("step %d: recovered batch %d, but %s", step, n, diff)
+		}
+		if e2.Identity() != id {
+			t.Fatalf("step %d: identity %+v, want %+v", step, e2.Identity(), id)
+		}
+		must(t, e2.Regressed(Mark{Group: 1, Replica: 1, Last: marked}))
+		if w := e2.Watermark(); marked > 0 && (len(w) != 1 || w[0].Last != marked) {
+			t.Fatalf("step %d: watermark %+v, want %d", step, w, marked)
+		}
+		must(t, e2.Close())
+	}
+}
+
+// TestCrashWhileCommitting takes crash clones while another goroutine commits.
+func TestCrashWhileCommitting(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	e := openTest(t, fs, "/d")
+	var acked, issued atomic.Int64
+	stop, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		b := e.NewBatch()
+		defer b.Close()
+		for n := int64(1); ; n++ {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+			}
+			for g := range ring.GroupID(4) {
+				b.SetRecord(g, RecordFence, binary.BigEndian.AppendUint64(nil, uint64(n)))
+			}
+			issued.Store(n)
+			if err := b.Commit(n%4 == 0); err != nil {
+				done <- err
+				return
+			}
+			if n%4 == 0 {
+				acked.Store(n)
+			}
+		}
+	}()
+	rng := rand.New(rand.NewPCG(7, 7))
+	for i := range 60 {
+		low := acked.Load()
+		clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 30, 70, 100}[i%4], RNG: rng})
+		high := issued.Load()
+		e2 := openTest(t, clone, "/d")
+		var got [4]int64
+		for g := range got {
+			v, ok, err := e2.GroupRecord(ring.GroupID(g), RecordFence)
+			must(t, err)
+			if ok {
+				got[g] = int64(binary.BigEndian.Uint64(v))
+			}
+			if got[g] != got[0] || got[g] < low || got[g] > high {
+				t.Fatalf("recovered %v; acknowledged %d, issued %d", got, low, high)
+			}
+		}
+		must(t, e2.Close())
+	}
+	close(stop)
+	must(t, <-done)
+}
+
+// TestCrashDuringFirstOpen: a directory whose making was interrupted anywhere opens again.
+func TestCrashDuringFirstOpen(t *testing.T) {
+	for _, percent := range []int{0, 50, 100} {
+		rng := rand.New(rand.NewPCG(3, uint64(percent)))
+		fs := vfs.NewCrashableMem()
+		var mu sync.Mutex // Pebble writes in the background too
+		var clones []*vfs.MemFS
+		watch := errorfs.Wrap(fs, errorfs.InjectorFunc(func(o errorfs.Op) error {
+			if o.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+				mu.Lock()
+				defer mu.Unlock()
+				clones = append(clones, fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng}))
+			}
+			return nil
+		}))
+		opts := testOptions(watch)
+		e, err := Open("/up/data", opts)
+		must(t, err)
+		mu.Lock()
+		points := slices.Clone(clones)
+		mu.Unlock()
+		n := len(points)
+		if n < 20 {
+			t.Fatalf("only %d crash points", n)
+		}
+		for i, c := range points {
+			e2, err := Open("/up/data", testOptions(c))
+			if err != nil {
+				t.Fatalf("%d%%, crash point %d of %d: %v", percent, i, n, err)
+			}
+			if e2.Identity().Node == 0 {
+				t.Fatalf("crash point %d: no identity", i)
+			}
+			must(t, e2.Close())
+		}
+		must(t, e.Close())
+	}
+}
+
+// TestFailedSyncEndsTheProcess: a failed fsync, of the WAL or of a file beside it, reaches the fatal hook, and nobody hears
+// of success.
+func TestFailedSyncEndsTheProcess(t *testing.T) {
+	for _, tc := range []struct {
+		name, path string
+		do         func(e *Engine) error
+	}{
+		{"wal", ".log", func(e *Engine) error { return e.PutRecord("r", []byte("v")) }},
+		{"batch", ".log", func(e *Engine) error {
+			b := e.NewBatch()
+			b.SetRecord(1, RecordFence, []byte("f"))
+			return b.Commit(true)
+		}},
+		{"watermark file", fileWatermark + ".tmp", func(e *Engine) error { return e.WriteWatermark(nil) }},
+		{"directory", "/d", func(e *Engine) error { return e.WriteWatermark(nil) }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var on atomic.Bool
+			fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(o errorfs.Op) error {
+				isSync := o.Kind == errorfs.OpFileSync || o.Kind == errorfs.OpFileSyncData || o.Kind == errorfs.OpFileSyncTo
+				if on.Load() && isSync && strings.HasSuffix(o.Path, tc.path) {
+					return errors.New("the disk is gone")
+				}
+				return nil
+			}))
+			fatal := make(chan string, 16)
+			opts := testOptions(fs)
+			opts.Fatal = func(msg string) {
+				fatal <- msg
+				runtime.Goexit() // what os.Exit does, as far as a test can
+			}
+			e, err := Open("/d", opts) // never closed: its process is dead
+			must(t, err)
+			on.Store(true)
+			success := make(chan error, 1)
+			go func() { success <- tc.do(e) }()
+			select {
+			case msg := <-fatal:
+				if !strings.Contains(msg, "the disk is gone") {
+					t.Errorf("the hook heard %q", msg)
+				}
+			case err := <-success:
+				t.Fatalf("the operation came back with %v", err)
+			case <-time.After(10 * time.Second):
+				t.Fatal("nobody heard of the failed fsync")
+			}
+		})
+	}
+}
+
+func TestGate(t *testing.T) {
+	g := newGate()
+	if !g.enter() || !g.enter() {
+		t.Fatal("an open gate is shut")
+	}
+	closed := make(chan bool)
+	go func() { closed <- g.close() }()
+	for g.enter() { // until the other goroutine has shut it
+		g.leave()
+		runtime.Gosched()
+	}
+	g.leave()
+	select {
+	case <-closed:
+		t.Fatal("closed while one is inside")
+	default:
+	}
+	g.leave()
+	if !<-closed {
+		t.Fatal("the first close says it was closed before")
+	}
+	if g.close() || g.enter() {
+		t.Fatal("a closed gate lets in or closes again")
+	}
+}
