@@ -239,6 +239,14 @@ func (g *Group) Applied() uint64 { return g.applied }
 // Voters of the applied configuration.
 func (g *Group) Voters() []uint64 { return g.conf.GetVoters() }
 
+// Waiting is how many bytes of batches are submitted and not yet applied.
+func (g *Group) Waiting() int {
+	if g.lead == nil {
+		return 0
+	}
+	return g.lead.queued + g.lead.inFlight
+}
+
 // Err is why the replica halted, nil while it works. A halted replica takes and gives nothing more.
 func (g *Group) Err() error { return g.failed }
 

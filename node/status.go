@@ -1,0 +1,45 @@
+package node
+
+// The answers to the requests "status" and "where", as msgpack on the wire and as JSON on the command line.
+
+// NodeInfo names a node by its ID and its --listen address as others reach it.
+type NodeInfo struct {
+	ID   string `json:"id" msgpack:"id"`
+	Addr string `json:"addr" msgpack:"addr"`
+}
+
+// NodeStatus is one node as the answering node sees it.
+type NodeStatus struct {
+	ID      string `json:"id" msgpack:"id"`
+	Addr    string `json:"addr" msgpack:"addr"`
+	State   string `json:"state" msgpack:"state"` // joining, up, leaving, suspect or dead
+	Version string `json:"version" msgpack:"version"`
+	Owned   int    `json:"owned" msgpack:"owned"` // shards it serves now
+}
+
+// Status is the answer to "status".
+type Status struct {
+	Cluster   string       `json:"cluster" msgpack:"cluster"`
+	Epoch     uint64       `json:"epoch" msgpack:"epoch"`
+	Shards    int          `json:"shards" msgpack:"shards"`
+	Replicas  int          `json:"replicas" msgpack:"replicas"`
+	Tolerates int          `json:"tolerates" msgpack:"tolerates"` // nodes that may fail at once without a shard or the system shard stopping
+	Unowned   int          `json:"unowned" msgpack:"unowned"`     // shards without an owner as far as known
+	Nodes     []NodeStatus `json:"nodes" msgpack:"nodes"`
+}
+
+// Where is the answer to "where".
+type Where struct {
+	Object   string     `json:"object" msgpack:"object"`
+	Shard    uint32     `json:"shard" msgpack:"shard"`
+	Epoch    uint64     `json:"epoch" msgpack:"epoch"`
+	Token    uint64     `json:"token" msgpack:"token"` // 0 if no owner is known
+	Owner    NodeInfo   `json:"owner" msgpack:"owner"`
+	Replicas []NodeInfo `json:"replicas" msgpack:"replicas"`
+}
+
+// WhereRequest is the body of the request "where".
+type WhereRequest struct {
+	Class string `msgpack:"class"`
+	Key   string `msgpack:"key"`
+}

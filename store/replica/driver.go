@@ -1,0 +1,625 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/ringfence/ringfence/ring"
+	"github.com/ringfence/ringfence/store"
+)
+
+// Network carries what groups say to other nodes. Its methods are called on the driver's goroutine and must not block.
+type Network interface {
+	// SendRaft takes a frame's body, owned by the network from then on, and may drop it.
+	SendRaft(to ring.NodeID, body []byte)
+	// SendSnapshot streams a snapshot, on a goroutine of its own, and calls done once. It closes src.
+	SendSnapshot(to ring.NodeID, src *SnapshotSource, done func(error))
+}
+
+// DriverConfig says what a Driver is made of.
+type DriverConfig struct {
+	Engine  *store.Engine
+	Node    ring.NodeID
+	Boot    ring.BootID
+	Timing  Timing
+	Limits  Limits
+	Network Network
+	Logger  *slog.Logger
+	// LogBytes is the size above which a group's log is truncated. Default 8 MiB.
+	LogBytes int
+}
+
+// Driver runs all groups of a node: one goroutine steps them and applies, another appends to disk with one batch and one fsync
+// for all groups. Few workers: on two cores more of them cost more than they bring.
+type Driver struct {
+	cfg   DriverConfig
+	start time.Time
+	inbox *inbox
+	disk  *appender
+
+	groups  map[ring.GroupID]*member // driver's goroutine only
+	order   []*member                // the same, in order of ID: nothing depends on map order
+	dirty   []*member                // have something to do
+	spare   []*member
+	applies []applying
+	batch   *store.Batch
+	out     []outgoing
+	epoch   ring.Epoch
+	ticks   int
+
+	hints     sync.Map // GroupID → *atomic.Pointer[Hint]
+	wm        watermarkWriter
+	transfers transfers
+	stats     driverStats
+}
+
+type driverStats struct {
+	rounds, proposed, applied, dropped, frames atomic.Uint64
+}
+
+// Stats counts what a driver did since its start.
+type Stats struct {
+	Rounds   uint64 // turns of the loop
+	Batches  uint64 // owners' batches taken
+	Applied  uint64 // apply tasks stored
+	Frames   uint64 // Raft frames sent
+	Dropped  uint64 // received frames dropped for lack of room
+	Appends  uint64 // batches written by the append worker
+	Syncs    uint64 // of these, with an fsync
+	Appended uint64 // append tasks in them
+}
+
+// Hint is what a node knows about who owns a group's shard.
+type Hint struct {
+	Node  ring.NodeID // leader, 0 if unknown
+	Token store.Token // the fence's, and the epoch that goes with it
+	Epoch ring.Epoch
+	Self  bool // this node leads
+	Open  bool // and holds an open token
+}
+
+// member is one group on this node; the driver's goroutine owns all but the atomics.
+type member struct {
+	d     *Driver
+	id    ring.GroupID
+	self  ring.ReplicaID
+	g     *Group
+	log   *LogStore
+	state *StateStore
+	nodes map[ring.ReplicaID]ring.NodeID
+	owner store.Owner
+	lease *lease
+	isDir bool // in d.dirty
+
+	queued atomic.Int64 // bytes in the Group
+	hint   *atomic.Pointer[Hint]
+
+	compacting   bool
+	halted       bool
+	frozen       *FrozenState   // made for Raft's newest snapshot, not yet sent
+	install      *store.Install // received, to be claimed by Raft at once or never
+	installIndex uint64
+}
+
+type applying struct {
+	m *member
+	t *ApplyTask
+}
+
+// outgoing gathers a frame for one node.
+type outgoing struct {
+	to   ring.NodeID
+	body []byte
+}
+
+// NewDriver makes a driver without groups; Run makes it work.
+func NewDriver(cfg DriverConfig) *Driver {
+	cfg.Limits.fill()
+	setDefault(&cfg.LogBytes, 8<<20)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	d := &Driver{cfg: cfg, start: time.Now(), inbox: newInbox(), groups: make(map[ring.GroupID]*member), batch: cfg.Engine.NewBatch()}
+	d.disk = newAppender(cfg.Engine, d.inbox)
+	d.wm.engine = cfg.Engine
+	d.transfers.groups = make(map[ring.GroupID]*incoming)
+	return d
+}
+
+// now is the driver's time: since its start, on the monotonic clock.
+func (d *Driver) now() time.Duration { return time.Since(d.start) }
+
+// GroupSpec names one group that has a replica here.
+type GroupSpec struct {
+	Group    ring.GroupID
+	Replicas []ring.Replica // all of them; the first is preferred
+	Owner    store.Owner
+}
+
+// Start runs a group from what the engine holds, or creates its replica as one of the founders if the engine holds nothing of it.
+// Safe from any goroutine; it returns when the group runs.
+func (d *Driver) Start(ctx context.Context, spec GroupSpec) error {
+	errc := make(chan error, 1)
+	d.inbox.call(func() { errc <- d.add(spec) })
+	select {
+	case err := <-errc:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// SetEpoch tells all groups of a newer ring.
+func (d *Driver) SetEpoch(e ring.Epoch) {
+	d.inbox.call(func() {
+		d.epoch = max(d.epoch, e)
+		for _, m := range d.order {
+			m.g.SetEpoch(e)
+		}
+	})
+}
+
+// Unreachable tells that a node cannot be reached, so that Raft stops sending optimistically.
+func (d *Driver) Unreachable(n ring.NodeID) {
+	d.inbox.call(func() {
+		for _, m := range d.order {
+			for _, r := range m.replicasOn(n) {
+				m.guard(func() { m.g.ReportUnreachable(r) })
+				d.mark(m)
+			}
+		}
+	})
+}
+
+// Receive takes a Raft frame from a node, on any goroutine. It reports an error if the frame cannot be read; one for which there
+// is no room is dropped.
+func (d *Driver) Receive(from ring.NodeID, body []byte) error {
+	msgs, err := DecodeFrame(body)
+	if err != nil {
+		return err
+	}
+	d.deliver(from, msgs, len(body))
+	return nil
+}
+
+func (d *Driver) deliver(from ring.NodeID, msgs []GroupMessage, size int) {
+	for i := range msgs {
+		msgs[i].from = from
+	}
+	if !d.inbox.receive(received{msgs: msgs, bytes: size}) {
+		d.stats.dropped.Add(1)
+	}
+}
+
+// Hint is what is known about the owner of a group. Safe from any goroutine; ok is false if no replica of it is here.
+func (d *Driver) Hint(g ring.GroupID) (h Hint, ok bool) {
+	v, ok := d.hints.Load(g)
+	if !ok {
+		return h, false
+	}
+	return *v.(*atomic.Pointer[Hint]).Load(), true
+}
+
+// Stats reads the counters. Safe from any goroutine.
+func (d *Driver) Stats() Stats {
+	return Stats{Rounds: d.stats.rounds.Load(), Batches: d.stats.proposed.Load(), Applied: d.stats.applied.Load(),
+		Frames: d.stats.frames.Load(), Dropped: d.stats.dropped.Load(),
+		Appends: d.disk.appends.Load(), Syncs: d.disk.syncs.Load(), Appended: d.disk.tasks.Load()}
+}
+
+// Run steps the groups until ctx ends; then every lease is over, and what was submitted may or may not take effect.
+func (d *Driver) Run(ctx context.Context) error {
+	stopDisk := d.disk.start()
+	ticker := time.NewTicker(d.cfg.Timing.Tick)
+	defer ticker.Stop()
+	last := time.Now()
+	var spare work
+	for {
+		ticks := 0
+		select {
+		case <-ctx.Done():
+			stopDisk()
+			d.wm.finish(d.watermarks())
+			d.endAll("the node is stopping")
+			return nil
+		case <-d.inbox.wake:
+		case now := <-ticker.C:
+			ticks = d.ticksSince(&last, now)
+		}
+		spare = d.round(spare, ticks)
+	}
+}
+
+// ticksSince is 1 or, after a delay, 2: a burst of ticks after a pause would make followers campaign though the leader is there.
+func (d *Driver) ticksSince(last *time.Time, now time.Time) int {
+	n := int(now.Sub(*last) / d.cfg.Timing.Tick)
+	*last = now
+	return min(max(n, 1), 2)
+}
+
+// round does what was gathered since the last one.
+func (d *Driver) round(spare work, ticks int) work {
+	d.stats.rounds.Add(1)
+	w := d.inbox.take(spare)
+	for _, f := range w.calls {
+		f()
+	}
+	now := d.now()
+	for _, j := range w.appended {
+		d.appended(now, j)
+	}
+	for _, r := range w.received {
+		for i := range r.msgs {
+			d.step(now, &r.msgs[i])
+		}
+	}
+	for _, s := range w.submissions {
+		d.submit(s)
+	}
+	for range ticks {
+		d.tick(now)
+	}
+	for len(d.dirty) > 0 {
+		d.process()
+	}
+	return w
+}
+
+func (d *Driver) mark(m *member) {
+	if !m.isDir && !m.halted {
+		m.isDir = true
+		d.dirty = append(d.dirty, m)
+	}
+}
+
+func (d *Driver) appended(now time.Duration, j appendJob) {
+	if j.compactTo != 0 {
+		j.m.compacting = false
+		return
+	}
+	j.m.guard(func() { j.m.g.AppendDone(now, j.msg, j.m.send) })
+	d.mark(j.m)
+}
+
+func (d *Driver) step(now time.Duration, gm *GroupMessage) {
+	m := d.groups[gm.Group]
+	if m == nil || m.halted || gm.Message.GetTo() != uint64(m.self) {
+		return // not here (yet, or any more): Raft repeats itself
+	}
+	if m.nodes[ring.ReplicaID(gm.Message.GetFrom())] != gm.from {
+		return // a replica speaks through a node that does not hold it
+	}
+	m.guard(func() { m.g.Step(now, gm.Message) })
+	d.mark(m)
+}
+
+func (d *Driver) submit(s submission) {
+	m := s.l.group
+	if s.round != 0 {
+		m.guard(func() { m.g.Confirm(s.l.token, s.round) })
+	} else {
+		s.l.waiting.Add(-s.bytes)
+		d.stats.proposed.Add(1)
+		// Refused: the token is over, and the owner hears so. Limits were checked when the batch was handed in.
+		m.guard(func() { _ = m.g.Commit(s.l.token, s.writes) })
+	}
+	d.mark(m)
+}
+
+func (d *Driver) tick(now time.Duration) {
+	d.ticks++
+	for _, m := range d.order {
+		m.guard(func() { m.g.Tick(now) })
+		d.mark(m)
+		d.compact(m)
+	}
+	if d.ticks%20 == 0 {
+		d.wm.begin(d.watermarks())
+	}
+}
+
+// process takes from every dirty group what it wants done, does it, and marks those that have more.
+func (d *Driver) process() {
+	dirty := d.dirty
+	d.dirty = d.spare[:0]
+	for _, m := range dirty {
+		m.isDir = false
+		m.guard(func() {
+			if m.g.HasReady() {
+				m.act(m.g.Ready())
+			}
+		})
+		m.publish()
+	}
+	d.disk.submit()
+	d.flush()
+	d.apply()
+	for _, m := range dirty {
+		if !m.halted && m.g.HasReady() {
+			d.mark(m)
+		}
+	}
+	d.spare = dirty[:0]
+}
+
+// act does what an Output says, in its order, but for the Apply tasks, which are gathered for one batch.
+func (m *member) act(o *Output) {
+	for _, e := range o.Lost {
+		m.lost(e.Token, e.Reason)
+	}
+	for _, msg := range o.Send {
+		m.send(msg)
+	}
+	for _, msg := range o.Append {
+		m.d.disk.add(appendJob{m: m, msg: msg, install: m.claim(msg)})
+	}
+	m.dropInstall()
+	m.dropFrozen()
+	for _, t := range o.Apply {
+		m.d.applies = append(m.d.applies, applying{m, t})
+	}
+	for _, e := range o.Events {
+		m.tell(e)
+	}
+	if err := m.g.Err(); err != nil {
+		m.halt(err)
+	}
+}
+
+func (m *member) tell(e Event) {
+	switch e.Kind {
+	case EventOpened:
+		shard, _ := m.id.Shard()
+		m.lease = &lease{Reader: m.state.Reader(), d: m.d, group: m, shard: shard, token: e.Token, epoch: e.Epoch, over: make(chan struct{})}
+		m.publish()
+		m.owner.Opened(m.lease)
+	case EventApplied:
+		if m.lease != nil && m.lease.token == e.Token {
+			m.owner.Applied(m.lease.shard, e.Token, e.Pos)
+		}
+	case EventConfirmed:
+		if m.lease != nil && m.lease.token == e.Token {
+			m.owner.Confirmed(m.lease.shard, e.Token, e.Pos)
+		}
+	}
+}
+
+func (m *member) lost(t store.Token, reason string) {
+	l := m.lease
+	if l == nil || l.token != t {
+		return
+	}
+	m.lease = nil
+	f := m.g.Fence()
+	why := &store.MovedError{Shard: l.shard, HeldToken: l.token, HeldEpoch: l.epoch, Reason: reason}
+	if f.Token != l.token {
+		why.CurrentToken, why.CurrentEpoch, why.CurrentOwner = f.Token, f.Epoch, f.Holder.Node
+	}
+	l.end(why)
+	m.owner.Lost(l.shard, t, why)
+}
+
+// publish makes what other goroutines read of this group current.
+func (m *member) publish() {
+	if m.halted {
+		return
+	}
+	m.queued.Store(int64(m.g.Waiting()))
+	if m.lease != nil {
+		if t, until := m.g.LeaseUntil(); t == m.lease.token {
+			m.lease.until.Store(int64(until))
+		}
+	}
+	leader, f := m.g.Leader(), m.g.Fence()
+	h := Hint{Node: m.nodes[leader], Self: leader == m.self, Open: m.lease != nil}
+	if f.Holder.Replica == leader && leader != 0 {
+		h.Token, h.Epoch = f.Token, f.Epoch
+	}
+	if old := m.hint.Load(); old == nil || *old != h {
+		m.hint.Store(&h)
+	}
+}
+
+func (m *member) send(msg *raftpb.Message) {
+	to, ok := m.nodes[ring.ReplicaID(msg.GetTo())]
+	if !ok {
+		return
+	}
+	if msg.GetType() == raftpb.MsgSnap {
+		m.sendSnapshot(to, msg)
+		return
+	}
+	o := m.d.outgoing(to)
+	body, err := appendMessage(o.body, m.id, msg)
+	if err != nil {
+		m.halt(fmt.Errorf("a message cannot be encoded: %w", err))
+		return
+	}
+	if o.body = body; len(body) >= FrameBytes {
+		m.d.flushOne(o)
+	}
+}
+
+func (d *Driver) outgoing(to ring.NodeID) *outgoing {
+	for i := range d.out {
+		if d.out[i].to == to {
+			return &d.out[i]
+		}
+	}
+	d.out = append(d.out, outgoing{to: to})
+	return &d.out[len(d.out)-1]
+}
+
+func (d *Driver) flush() {
+	for i := range d.out {
+		d.flushOne(&d.out[i])
+	}
+}
+
+func (d *Driver) flushOne(o *outgoing) {
+	if len(o.body) > 0 {
+		d.stats.frames.Add(1)
+		d.cfg.Network.SendRaft(o.to, o.body)
+		o.body = nil
+	}
+}
+
+// apply stores the gathered Apply tasks in one unsynced batch. Their log entries are synced already, and in the same WAL before.
+func (d *Driver) apply() {
+	if len(d.applies) == 0 {
+		return
+	}
+	for _, a := range d.applies {
+		if err := a.m.state.StageApply(d.batch, a.t); err != nil {
+			d.cfg.Engine.Fatal(fmt.Errorf("%s: applying up to %d: %w", a.m.id, a.t.Index, err))
+		}
+	}
+	if err := d.batch.Commit(false); err != nil {
+		d.cfg.Engine.Fatal(fmt.Errorf("applying: %w", err))
+	}
+	now := d.now()
+	for i, a := range d.applies {
+		a.m.guard(func() { a.m.g.ApplyDone(now, a.t) })
+		d.applies[i] = applying{}
+	}
+	d.stats.applied.Add(uint64(len(d.applies)))
+	d.applies = d.applies[:0]
+}
+
+// compact asks the append worker to truncate a log that has grown.
+func (d *Driver) compact(m *member) {
+	if m.compacting || m.halted {
+		return
+	}
+	first, err := m.log.FirstIndex()
+	if err != nil {
+		return
+	}
+	upTo, ok := m.g.LogKeep(first, int(m.log.Bytes()), d.cfg.LogBytes)
+	if upTo = min(upTo, m.log.Mark().Commit); ok && upTo > first {
+		m.compacting = true
+		d.disk.add(appendJob{m: m, compactTo: upTo})
+	}
+}
+
+// guard runs a step of a group. Raft panics where the impossible happened: that replica stops, the others go on.
+func (m *member) guard(f func()) {
+	if m.halted {
+		return
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			m.d.cfg.Logger.Error("a replica hit an impossible state", "group", m.id.String(), "panic", p, "stack", string(debug.Stack()))
+			m.halt(fmt.Errorf("impossible state: %v", p))
+		}
+	}()
+	f()
+}
+
+func (m *member) halt(err error) {
+	if m.halted {
+		return
+	}
+	m.halted = true
+	m.d.cfg.Logger.Error("a replica has halted; the group goes on without it while a majority works", "group", m.id.String(),
+		"replica", m.self, "cause", err)
+	if m.lease != nil {
+		l := m.lease
+		m.lease = nil
+		why := &store.MovedError{Shard: l.shard, HeldToken: l.token, HeldEpoch: l.epoch, Reason: err.Error()}
+		l.end(why)
+		m.owner.Lost(l.shard, l.token, why)
+	}
+	m.hint.Store(&Hint{})
+}
+
+func (d *Driver) endAll(reason string) {
+	for _, m := range d.order {
+		if m.lease != nil {
+			m.lost(m.lease.token, reason)
+		}
+	}
+}
+
+func (m *member) replicasOn(n ring.NodeID) []ring.ReplicaID {
+	var out []ring.ReplicaID
+	for r, at := range m.nodes {
+		if at == n {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// add runs on the driver's goroutine.
+func (d *Driver) add(spec GroupSpec) error {
+	if d.groups[spec.Group] != nil {
+		return fmt.Errorf("replica: %s runs already", spec.Group)
+	}
+	m := &member{d: d, id: spec.Group, owner: spec.Owner, nodes: make(map[ring.ReplicaID]ring.NodeID), hint: new(atomic.Pointer[Hint])}
+	var voters []ring.ReplicaID
+	for _, r := range spec.Replicas {
+		m.nodes[r.ID] = r.Node
+		voters = append(voters, r.ID)
+		if r.Node == d.cfg.Node {
+			m.self = r.ID
+		}
+	}
+	if m.self == 0 {
+		return fmt.Errorf("replica: %s has no replica on node %s", spec.Group, d.cfg.Node)
+	}
+	if err := m.open(voters); err != nil {
+		return err
+	}
+	d.groups[m.id] = m
+	d.order = append(d.order, m)
+	for i := len(d.order) - 1; i > 0 && d.order[i-1].id > m.id; i-- {
+		d.order[i], d.order[i-1] = d.order[i-1], d.order[i]
+	}
+	m.hint.Store(&Hint{})
+	d.hints.Store(m.id, m.hint)
+	if spec.Replicas[0].ID == m.self {
+		m.guard(m.g.Campaign) // the preferred owner need not wait for an election timeout; harmless while somebody leads
+	}
+	d.mark(m)
+	return nil
+}
+
+func (m *member) open(voters []ring.ReplicaID) error {
+	e := m.d.cfg.Engine
+	log, exists, err := OpenLog(e, m.id)
+	if err == nil && !exists {
+		log, err = CreateLog(e, m.id, m.self, voters)
+	}
+	if err != nil {
+		return err
+	}
+	if log.Replica() != m.self {
+		return fmt.Errorf("replica: %s: this directory holds replica %d, and the ring says %d", m.id, log.Replica(), m.self)
+	}
+	m.log, m.state = log, NewStateStore(e, m.id)
+	applied, fence, err := m.state.Load()
+	if err != nil {
+		return err
+	}
+	m.log.SetSnapshot(m.snapshot)
+	if m.log.Regressed() {
+		m.d.cfg.Logger.Error("a replica has lost what it had written: it neither votes nor campaigns; wipe the data directory to come back as a new node",
+			"group", m.id.String(), "replica", m.self, "cause", m.log.Regression())
+	}
+	m.g, err = NewGroup(GroupConfig{Group: m.id, Holder: store.Holder{Replica: m.self, Node: m.d.cfg.Node, Boot: m.d.cfg.Boot},
+		Storage: m.log, Applied: applied, Fence: fence, Epoch: m.d.epoch, Timing: m.d.cfg.Timing, Limits: m.d.cfg.Limits,
+		Abstain: m.log.Regressed(), Logger: RaftLogger(m.d.cfg.Logger.With("group", m.id.String()))})
+	return err
+}
+
+// ErrStopped ends what waited for a driver that stopped.
+var ErrStopped = errors.New("replica: the driver has stopped")

@@ -1,0 +1,292 @@
+package replica
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/ringfence/ringfence/ring"
+	"github.com/ringfence/ringfence/store"
+)
+
+// A snapshot travels as chunks, each answered before the next: version ‖ uvarint(group) ‖ uvarint(transfer) ‖ uvarint(number) ‖ kind ‖ body.
+// Chunk 0 (begin) holds Raft's MsgSnap, without data but with the fence; then data chunks of uvarint(len) ‖ key ‖ uvarint(len) ‖ value …;
+// the last (end) is empty. The receiver loads the data beside its current state, so memory stays bounded on both sides.
+const (
+	chunkVersion = 1
+
+	chunkBegin byte = 1
+	chunkData  byte = 2
+	chunkEnd   byte = 3
+
+	// ChunkBytes is about how large a chunk gets. One key with its value may make it larger.
+	ChunkBytes = 1 << 20
+	// incomingMax is how many snapshots a node receives at once; incomingIdle is when one is given up.
+	incomingMax  = 4
+	incomingIdle = 30 * time.Second
+)
+
+// snapshot is Raft's Storage.Snapshot: the state as applied now. It is called on the driver's goroutine, between applies.
+func (m *member) snapshot() (*raftpb.Snapshot, error) {
+	f, err := m.state.Freeze()
+	if err != nil {
+		return nil, err
+	}
+	term, err := m.log.Term(f.Index)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	m.dropFrozen()
+	m.frozen = f
+	return &raftpb.Snapshot{Data: SnapshotData(f.Fence, nil),
+		Metadata: &raftpb.SnapshotMetadata{Index: proto.Uint64(f.Index), Term: proto.Uint64(term), ConfState: f.Conf}}, nil
+}
+
+func (m *member) dropFrozen() {
+	if m.frozen != nil {
+		_ = m.frozen.Close()
+		m.frozen = nil
+	}
+}
+
+// sendSnapshot hands a MsgSnap with the state it stands for to the network.
+func (m *member) sendSnapshot(to ring.NodeID, msg *raftpb.Message) {
+	r := ring.ReplicaID(msg.GetTo())
+	if m.frozen == nil || m.frozen.Index != msg.GetSnapshot().GetMetadata().GetIndex() {
+		m.g.ReportSnapshot(r, false) // asked twice for one snapshot: Raft asks again
+		return
+	}
+	src := &SnapshotSource{group: m.id, msg: msg, state: m.frozen, id: m.d.transfers.next()}
+	m.frozen = nil
+	m.d.cfg.Logger.Info("sending a snapshot", "group", m.id.String(), "to", to.String(), "index", src.state.Index)
+	m.d.cfg.Network.SendSnapshot(to, src, func(err error) {
+		m.d.inbox.call(func() {
+			if err != nil {
+				m.d.cfg.Logger.Warn("a snapshot was not delivered; it will be tried again", "group", m.id.String(), "to", to.String(), "cause", err)
+			}
+			m.guard(func() { m.g.ReportSnapshot(r, err == nil) })
+			m.d.mark(m)
+		})
+	})
+}
+
+// SnapshotSource gives a snapshot as chunks, for Network.SendSnapshot. One goroutine uses it, and closes it.
+type SnapshotSource struct {
+	group  ring.GroupID
+	id     uint64
+	msg    *raftpb.Message
+	state  *FrozenState
+	number uint64
+	after  []byte
+	ended  bool
+}
+
+var errChunkFull = errors.New("chunk is full")
+
+// Next returns the next chunk, or nil after the last one. The caller owns the bytes.
+func (s *SnapshotSource) Next() ([]byte, error) {
+	if s.ended {
+		return nil, nil
+	}
+	b := []byte{chunkVersion}
+	for _, v := range [...]uint64{uint64(s.group), s.id, s.number} {
+		b = binary.AppendUvarint(b, v)
+	}
+	s.number++
+	if s.number == 1 {
+		return proto.MarshalOptions{}.MarshalAppend(append(b, chunkBegin), s.msg)
+	}
+	head := len(b)
+	b = append(b, chunkData)
+	err := s.state.Export(s.after, func(key, value []byte) error {
+		if len(b)+len(key)+len(value) > ChunkBytes && len(b) > head+1 {
+			return errChunkFull
+		}
+		b = binary.AppendUvarint(b, uint64(len(key)))
+		b = append(b, key...)
+		b = binary.AppendUvarint(b, uint64(len(value)))
+		b = append(b, value...)
+		s.after = append(s.after[:0], key...)
+		return nil
+	})
+	if err != nil && !errors.Is(err, errChunkFull) {
+		return nil, err
+	}
+	if len(b) == head+1 {
+		b[head], s.ended = chunkEnd, true
+	}
+	return b, nil
+}
+
+// Close gives the state back.
+func (s *SnapshotSource) Close() error { return s.state.Close() }
+
+// incoming is one snapshot being received.
+type incoming struct {
+	from   ring.NodeID
+	id     uint64
+	number uint64 // of the next chunk
+	msg    *raftpb.Message
+	in     *store.Install
+	last   time.Time
+}
+
+// transfers holds the snapshots being received, by group.
+type transfers struct {
+	mu     sync.Mutex
+	seq    uint64
+	groups map[ring.GroupID]*incoming
+}
+
+func (t *transfers) next() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.seq++
+	return t.seq
+}
+
+// ReceiveChunk takes one chunk of a snapshot from a node, on any goroutine; it may write to disk. After an error the sender starts over.
+func (d *Driver) ReceiveChunk(from ring.NodeID, b []byte) error {
+	c, err := decodeChunk(b)
+	if err != nil {
+		return err
+	}
+	d.transfers.mu.Lock()
+	defer d.transfers.mu.Unlock()
+	if c.kind == chunkBegin {
+		return d.begin(from, c)
+	}
+	in := d.transfers.groups[c.group]
+	if in == nil || in.from != from || in.id != c.id || in.number != c.number {
+		return fmt.Errorf("replica: chunk %d of a snapshot of %s is not the one expected", c.number, c.group)
+	}
+	in.number++
+	in.last = time.Now()
+	if c.kind == chunkData {
+		if err := addChunk(in.in, c.body); err != nil {
+			delete(d.transfers.groups, c.group)
+			return errors.Join(err, in.in.Abort())
+		}
+		return nil
+	}
+	delete(d.transfers.groups, c.group)
+	d.inbox.call(func() { d.received(from, c.group, in) })
+	return nil
+}
+
+type chunk struct {
+	group      ring.GroupID
+	id, number uint64
+	kind       byte
+	body       []byte
+}
+
+func decodeChunk(b []byte) (c chunk, err error) {
+	if len(b) == 0 || b[0] != chunkVersion {
+		return c, errors.New("replica: a snapshot chunk of an unknown version")
+	}
+	b = b[1:]
+	var v [3]uint64
+	for i := range v {
+		n := 0
+		if v[i], n = binary.Uvarint(b); n <= 0 {
+			return c, errors.New("replica: a snapshot chunk ends too soon")
+		}
+		b = b[n:]
+	}
+	if len(b) == 0 || v[0] > 1<<31 || b[0] < chunkBegin || b[0] > chunkEnd {
+		return c, errors.New("replica: a snapshot chunk of no known kind")
+	}
+	return chunk{ring.GroupID(v[0]), v[1], v[2], b[0], b[1:]}, nil
+}
+
+// begin opens a place for a snapshot. The caller holds the lock.
+func (d *Driver) begin(from ring.NodeID, c chunk) error {
+	msg := new(raftpb.Message)
+	if err := proto.Unmarshal(c.body, msg); err != nil {
+		return fmt.Errorf("replica: a snapshot's message: %w", err)
+	}
+	if msg.GetType() != raftpb.MsgSnap || raft.IsEmptySnap(msg.GetSnapshot()) || len(msg.GetEntries()) > 0 || len(msg.GetResponses()) > 0 {
+		return errors.New("replica: a snapshot begins with something else")
+	}
+	if _, err := SnapshotFence(msg.GetSnapshot()); err != nil {
+		return err
+	}
+	t := &d.transfers
+	for g, in := range t.groups {
+		if g == c.group || time.Since(in.last) > incomingIdle {
+			delete(t.groups, g)
+			if err := in.in.Abort(); err != nil {
+				return err
+			}
+		}
+	}
+	if len(t.groups) >= incomingMax {
+		return fmt.Errorf("replica: %d snapshots are being received already; try again later", incomingMax)
+	}
+	in, err := d.cfg.Engine.NewInstall(c.group)
+	if err != nil {
+		return err
+	}
+	t.groups[c.group] = &incoming{from: from, id: c.id, number: 1, msg: msg, in: in, last: time.Now()}
+	return nil
+}
+
+func addChunk(in *store.Install, b []byte) error {
+	for len(b) > 0 {
+		var kv [2][]byte
+		for i := range kv {
+			size, n := binary.Uvarint(b)
+			if n <= 0 || size > uint64(len(b)-n) {
+				return errors.New("replica: a snapshot chunk ends within a key or a value")
+			}
+			kv[i], b = b[n:n+int(size)], b[n+int(size):]
+		}
+		if err := in.Add(kv[0], kv[1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// received gives a whole snapshot to its group, on the driver's goroutine. Raft may have no use for it any more.
+func (d *Driver) received(from ring.NodeID, g ring.GroupID, in *incoming) {
+	m := d.groups[g]
+	if m == nil || m.halted || in.msg.GetTo() != uint64(m.self) || m.nodes[ring.ReplicaID(in.msg.GetFrom())] != from || m.install != nil {
+		d.abort(in.in)
+		return
+	}
+	m.install, m.installIndex = in.in, in.msg.GetSnapshot().GetMetadata().GetIndex()
+	m.guard(func() { m.g.Step(d.now(), in.msg) })
+	d.mark(m)
+}
+
+// claim gives the received data to the Append task whose snapshot it is.
+func (m *member) claim(msg *raftpb.Message) *store.Install {
+	in := m.install
+	if s := msg.GetSnapshot(); in == nil || raft.IsEmptySnap(s) || s.GetMetadata().GetIndex() != m.installIndex {
+		return nil
+	}
+	m.install = nil
+	return in
+}
+
+// dropInstall gives received data up that Raft did not claim at once: it has all of it already.
+func (m *member) dropInstall() {
+	if m.install != nil {
+		m.d.abort(m.install)
+		m.install = nil
+	}
+}
+
+func (d *Driver) abort(in *store.Install) {
+	if err := in.Abort(); err != nil {
+		d.cfg.Logger.Warn("an unused snapshot was not removed; the next start does", "cause", err)
+	}
+}
