@@ -1,0 +1,202 @@
+package sim
+
+import (
+	"time"
+)
+
+// opKind is what a call does.
+type opKind uint8
+
+const (
+	opIncrement  opKind = iota // read from storage, write the next
+	opBlind                    // write the next of what the activation remembers, without a read
+	opRead                     // read from storage
+	opMemoryRead               // answer from the activation's memory
+	opEcho                     // touch nothing of the object
+	opKinds
+)
+
+var opKindNames = [opKinds]string{"increment", "blind write", "stored read", "memory read", "echo"}
+
+func (k opKind) writes() bool { return k == opIncrement || k == opBlind }
+
+// request is a call on its way: what a node is asked to run.
+type request struct {
+	op      uint64
+	kind    opKind
+	shard   int
+	object  int           // within the shard
+	wait    time.Duration // the event waits this long in the middle
+	answer  func(answer)
+	arrived time.Duration
+}
+
+// answer is what a node says of a request.
+type answer struct {
+	outcome Outcome // Open means: may have run
+	version Version
+	hint    int // node to try, -1 if unknown
+}
+
+// client calls in a closed loop: one call at a time, each operation once, sent again only if it did not run.
+type client struct {
+	w       *world
+	id      int
+	shard   int // -1: any
+	guess   []int
+	op      int // index into w.ops of the call under way, -1 if none
+	tries   int
+	request request
+
+	inFlight bool // sent, not answered
+}
+
+const callTimeout = 3 * time.Second
+
+func newClient(w *world, id, shard int) *client {
+	c := &client{w: w, id: id, shard: shard, op: -1, guess: make([]int, len(w.models))}
+	for i := range c.guess {
+		c.guess[i] = w.pick(len(w.nodes))
+	}
+	c.think()
+	return c
+}
+
+func (c *client) think() {
+	c.w.after(time.Duration(c.w.rng.ExpFloat64()*float64(c.w.cfg.Profile.Think)), c.call)
+}
+
+func (c *client) call() {
+	w := c.w
+	if w.now >= w.stop {
+		return
+	}
+	shard := c.shard
+	if shard < 0 {
+		shard = w.pick(len(w.models))
+	}
+	r := request{op: uint64(len(w.ops)) + 1, kind: w.drawKind(), shard: shard, object: w.pick(objects)}
+	if c.shard >= 0 {
+		r.kind = []opKind{opRead, opIncrement}[w.pick(2)]
+	} else if w.chance(w.cfg.Profile.LongEvents) {
+		w.stats.Long++
+		r.wait = time.Duration(w.rng.ExpFloat64() * float64(timing.Election()))
+	}
+	c.op, c.tries = len(w.ops), 0
+	w.ops = append(w.ops, Op{ID: r.op, Object: shard*objects + r.object, Write: r.kind.writes(), Echo: r.kind == opEcho, Call: w.now})
+	w.kinds = append(w.kinds, r.kind)
+	op := c.op
+	r.answer = func(a answer) { c.answered(op, a) }
+	c.request = r
+	w.trace("call", r.op, uint64(r.kind), uint64(shard*objects+r.object))
+	w.after(callTimeout, func() { c.timeout(op) })
+	c.send()
+}
+
+func (w *world) drawKind() opKind {
+	switch p := w.rng.Float64(); {
+	case p < 0.35:
+		return opIncrement
+	case p < 0.45:
+		return opBlind
+	case p < 0.65:
+		return opRead
+	case p < 0.95:
+		return opMemoryRead
+	}
+	return opEcho
+}
+
+func (w *world) callDelay() time.Duration { return w.between(100*time.Microsecond, time.Millisecond) }
+
+// send tries the node that the client believes to own the shard. Requests and answers get lost as messages do.
+func (c *client) send() {
+	w := c.w
+	r := c.request
+	to := c.guess[r.shard]
+	back := r.answer
+	c.inFlight = true
+	r.answer = func(a answer) {
+		if w.faulty(drop) && w.chance(w.net.loss/4) {
+			return
+		}
+		w.after(w.callDelay(), func() { back(a) })
+	}
+	if w.faulty(drop) && w.chance(w.net.loss/4) {
+		return
+	}
+	w.after(w.callDelay(), func() {
+		n := w.nodes[to]
+		if !n.up {
+			if w.chance(0.8) { // connection refused; otherwise nobody answers at all
+				r.answer(answer{outcome: DidNotRun, hint: -1})
+			}
+			return
+		}
+		r.arrived = w.now
+		n.do(n.inc, func() { n.receive(r) })
+	})
+}
+
+// answered ends the call, or sends it again if it did not run.
+func (c *client) answered(op int, a answer) {
+	if c.op != op {
+		return // timed out before: it stays open
+	}
+	w := c.w
+	c.inFlight = false
+	o := &w.ops[op]
+	switch a.outcome {
+	case Ran:
+		o.Outcome, o.Return, o.Number = Ran, w.now, a.version.Number
+		if !o.Write {
+			o.Seen = a.version.Op
+		}
+		w.trace("answered", o.ID, a.version.Number, a.version.Op)
+		w.acknowledged(c, o)
+	case DidNotRun:
+		c.retry(a.hint)
+		return
+	default:
+		w.stats.MayHaveRun++
+		w.trace("may have run", o.ID, 0, 0)
+	}
+	c.op = -1
+	c.think()
+}
+
+func (c *client) retry(hint int) {
+	w := c.w
+	c.tries++
+	w.stats.Refused++
+	switch {
+	case w.faulty(wrongHint) && w.chance(0.3):
+		w.count(wrongHint)
+		c.guess[c.request.shard] = w.pick(len(w.nodes))
+	case hint >= 0:
+		c.guess[c.request.shard] = hint
+	default:
+		c.guess[c.request.shard] = w.pick(len(w.nodes))
+	}
+	op := c.op
+	w.after(w.between(time.Millisecond, min(time.Duration(c.tries)*10*time.Millisecond, 100*time.Millisecond)), func() {
+		if c.op == op {
+			c.send()
+		}
+	})
+}
+
+// timeout gives a call up. If its last try was refused it did not run; otherwise nobody knows.
+func (c *client) timeout(op int) {
+	if c.op != op {
+		return
+	}
+	c.w.stats.TimedOut++
+	if !c.inFlight {
+		c.w.ops[op].Outcome = DidNotRun
+	}
+	c.w.trace("timed out", c.w.ops[op].ID, 0, 0)
+	c.guess[c.request.shard] = c.w.pick(len(c.w.nodes))
+	c.op = -1
+	c.think()
+}

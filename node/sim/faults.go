@@ -1,0 +1,250 @@
+package sim
+
+import (
+	"math/bits"
+	"strings"
+	"time"
+
+	"github.com/ringfence/ringfence/store/replica"
+)
+
+// Class is a kind of fault. Each seed switches every class on or off.
+type Class uint8
+
+const (
+	drop Class = iota
+	duplicate
+	delay
+	reorder
+	cutOne
+	cutHalves
+	cutOneWay
+	cutBridge
+	cutRing
+	cutLink
+	pause
+	crash
+	powerLoss
+	powerAfterReply
+	wipe
+	slowDisk
+	syncError
+	slowApply
+	rawTransfer
+	handOver
+	lateProposal
+	strayProposal
+	wrongHint
+	classes
+)
+
+var classNames = [classes]string{"message lost", "message doubled", "message late", "messages reordered", "cut: one node", "cut: halves",
+	"cut: one way", "cut: bridge", "cut: ring", "cut: one link", "pause", "crash and restart", "power loss of all", "power loss after a reply",
+	"disk wiped", "slow disk", "fsync error", "slow apply", "raw transfer", "hand-over", "late proposal", "stray proposal", "wrong ring"}
+
+func (c Class) String() string { return classNames[c] }
+
+// Classes is a set of them.
+type Classes uint32
+
+const allClasses = Classes(1)<<classes - 1
+
+func set(cs ...Class) (s Classes) {
+	for _, c := range cs {
+		s |= 1 << c
+	}
+	return s
+}
+
+// Has reports whether c is in s.
+func (s Classes) Has(c Class) bool { return s>>c&1 == 1 }
+
+func (s Classes) String() string {
+	var names []string
+	for c := range classes {
+		if s.Has(c) {
+			names = append(names, c.String())
+		}
+	}
+	if names == nil {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
+
+// Discrete faults happen at a moment; the rest of the classes colour what goes on anyway.
+var discrete = set(cutOne, cutHalves, cutOneWay, cutBridge, cutRing, cutLink, pause, crash, powerLoss, powerAfterReply, wipe, syncError,
+	slowDisk, rawTransfer, handOver)
+
+// drawClasses switches each class on with an even chance, at least three of them, one of them discrete.
+func (s *scheduler) drawClasses() Classes {
+	for {
+		if on := Classes(s.rng.Uint32()) & allClasses; bits.OnesCount32(uint32(on)) >= 3 && on&discrete != 0 {
+			return on
+		}
+	}
+}
+
+// faulty reports whether a class is on, now.
+func (w *world) faulty(c Class) bool { return w.on.Has(c) && w.now < w.calm }
+
+func (w *world) count(c Class) { w.stats.Faults[c]++ }
+
+// nextFault keeps discrete faults coming until the calm.
+func (w *world) nextFault() {
+	w.after(time.Duration(w.rng.ExpFloat64()*float64(w.cfg.Profile.FaultEvery)), func() {
+		if w.now >= w.calm {
+			return
+		}
+		var can [classes]Class
+		n := 0
+		for c := range classes {
+			if (w.on & discrete).Has(c) {
+				can[n] = c
+				n++
+			}
+		}
+		if n > 0 {
+			w.strike(can[w.pick(n)])
+			w.nextFault()
+		}
+	})
+}
+
+// strike lets one discrete fault happen.
+func (w *world) strike(c Class) {
+	election := timing.Election()
+	n := w.nodes[w.aLeader(w.pick(len(w.nodes)))]
+	switch c {
+	case cutOne, cutHalves, cutOneWay, cutBridge, cutRing, cutLink:
+		w.net.heal()
+		w.net.cut(c)
+		w.count(c)
+		w.cuts++
+		mine := w.cuts
+		w.trace("cut", uint64(c), 0, 0)
+		w.after(w.between(election/2, 8*election), func() {
+			if w.cuts == mine {
+				w.trace("healed", 0, 0, 0)
+				w.net.heal()
+			}
+		})
+	case pause:
+		n.pause(w.between(election/2, 10*election))
+	case crash:
+		if n.up {
+			n.crashIn = 1 + w.pick(40) // between two effects
+			n.crashFor = crash
+		}
+	case powerLoss:
+		w.count(powerLoss)
+		w.powerLoss()
+	case powerAfterReply:
+		w.powerNext = true
+	case wipe:
+		w.wipe(n)
+	case syncError:
+		n.failSync = true
+	case slowDisk:
+		n.slowFor(w.between(election, 6*election))
+	case rawTransfer, handOver:
+		w.moveShard(c)
+	}
+}
+
+// powerLoss crashes every node at one instant.
+func (w *world) powerLoss() {
+	for _, n := range w.nodes {
+		if n.up {
+			n.crash()
+		}
+	}
+	w.checkDurable()
+}
+
+// wipe replaces one node of the whole run by a new identity without its replicas: more could cost a group its majority.
+func (w *world) wipe(n *node) {
+	if w.wiped || !n.up {
+		return
+	}
+	w.wiped = true
+	w.count(wipe)
+	w.trace("wipe", uint64(n.id), 0, 0)
+	n.crash()
+	n.wipe()
+}
+
+// moveShard asks an owner to give a shard to another replica, properly or by force.
+func (w *world) moveShard(c Class) {
+	first := w.pick(len(w.models))
+	for i := range w.nodes {
+		n, shard := w.nodes[(first+i)%len(w.nodes)], w.pick(len(w.models))
+		r := n.reps[shard]
+		if !n.up || n.paused || r == nil || !r.leads() || r.own.serve == nil {
+			continue
+		}
+		to := r.anotherVoter(w.rng)
+		w.count(c)
+		w.trace("move", uint64(c), r.rid, to)
+		if c == handOver {
+			r.own.beginHandOver(to)
+		} else {
+			r.g.TransferLeader(replicaID(to))
+		}
+		n.drain(r)
+		return
+	}
+}
+
+// aLeader prefers, three times in four, a node that leads some shard: faults hurt most there.
+func (w *world) aLeader(otherwise int) int {
+	if !w.chance(0.75) {
+		return otherwise
+	}
+	shard := w.pick(len(w.models))
+	for _, n := range w.nodes {
+		if r := n.reps[shard]; n.up && r != nil && r.leads() {
+			return n.id
+		}
+	}
+	return otherwise
+}
+
+// beCalm ends all faults: the network heals, who is down starts, who is paused goes on.
+func (w *world) beCalm() {
+	w.trace("calm", 0, 0, 0)
+	w.net.heal()
+	w.powerNext = false
+	for _, n := range w.nodes {
+		n.crashIn, n.failSync, n.slowUntil = 0, false, 0
+		if n.paused {
+			n.resume()
+		}
+		if !n.up {
+			n.start()
+		}
+	}
+}
+
+// Profile directs the faults and the load of a run. The zero value means the general mix.
+type Profile struct {
+	Name       string
+	Only       Classes       // if not 0, these classes and no others are on
+	FaultEvery time.Duration // mean time between discrete faults. Default 1.2 s
+	Think      time.Duration // mean time a client waits between calls. Default 40 ms
+	LongEvents float64       // share of events that wait in the middle, up to several election timeouts. Default 0.08
+}
+
+func (p *Profile) fill() {
+	if p.FaultEvery == 0 {
+		p.FaultEvery = 1200 * time.Millisecond
+	}
+	if p.Think == 0 {
+		p.Think = 40 * time.Millisecond
+	}
+	if p.LongEvents == 0 {
+		p.LongEvents = 0.08
+	}
+}
+
+var timing = replica.LANTiming

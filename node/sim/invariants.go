@@ -1,0 +1,179 @@
+package sim
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/ringfence/ringfence/store"
+)
+
+// Violation is the first thing that was wrong in a run.
+type Violation struct {
+	Invariant string // of the table in node/DESIGN.md
+	At        time.Duration
+	Detail    string
+}
+
+func (v *Violation) Error() string { return fmt.Sprintf("%s at %v: %s", v.Invariant, v.At, v.Detail) }
+
+// fail records a violation; the run stops after the current event.
+func (w *world) fail(invariant, format string, args ...any) {
+	if w.broken == nil {
+		w.broken = &Violation{invariant, w.now, fmt.Sprintf(format, args...)}
+		w.note("VIOLATION: %v", w.broken)
+	}
+}
+
+// view is what a replica's store said last; it never goes back.
+type view struct {
+	token   store.Token
+	epoch   uint64
+	term    uint64
+	applied uint64
+}
+
+func viewOf(m *image) view {
+	return view{m.fence.Token, uint64(m.fence.Epoch), m.term, m.applied}
+}
+
+func (v view) behind(o view) bool {
+	return v.token < o.token || v.epoch < o.epoch || v.term < o.term || v.applied < o.applied
+}
+
+// checkImage looks at a replica after it stored something: its entries agree with everybody's (I2, I20), its state and fence are
+// what they make (I2, I20), nothing went back (I7).
+func (w *world) checkImage(n *node, shard int) {
+	img, m := n.disk.cur[shard], w.models[shard]
+	seen := &w.seen[n.id][shard]
+	for i := max(seen.applied, img.trunc) + 1; i <= img.applied; i++ {
+		e := img.ents[i-img.trunc-1]
+		if wrong := m.observe(e); wrong != "" && !w.cfg.HistoryOnly {
+			w.fail("I20 replicas agree", "shard %d entry %d on node %d: %s", shard, i, n.id, wrong)
+			return
+		}
+	}
+	if img.applied > m.last() {
+		w.fail("I20 replicas agree", "shard %d: node %d holds the state at %d, nobody applied beyond %d", shard, n.id, img.applied, m.last())
+		return
+	}
+	if now := viewOf(img); now.behind(*seen) && !w.cfg.HistoryOnly {
+		w.fail("I7 never back", "shard %d on node %d: %+v after %+v", shard, n.id, now, *seen)
+	} else {
+		*seen = now
+	}
+	w.checkState(n, shard)
+}
+
+func (w *world) checkState(n *node, shard int) {
+	img, m := n.disk.cur[shard], w.models[shard]
+	if img.applied < 2 || img.applied > m.last() || w.cfg.HistoryOnly {
+		return
+	}
+	want := m.at(img.applied)
+	if img.fence != want.fence {
+		w.fail("I2 one committing instance", "shard %d at %d on node %d: fence %+v, by the rules %+v", shard, img.applied, n.id, img.fence, want.fence)
+	}
+	if img.sum != want.sum {
+		w.fail("I20 replicas agree", "shard %d at %d on node %d: state %x, by the log %x", shard, img.applied, n.id, img.sum, want.sum)
+	}
+}
+
+// checkSynced remembers what an fsync promised.
+func (w *world) checkSynced(n *node) {
+	for shard, img := range n.disk.base {
+		if img != nil {
+			w.synced[n.id][shard] = viewOf(img)
+		}
+	}
+}
+
+// checkRestart looks at what a process finds on its disk: at least what was synced, and state and fence of one moment.
+func (w *world) checkRestart(n *node, shard int) {
+	now := viewOf(n.disk.cur[shard])
+	if now.behind(w.synced[n.id][shard]) && !w.cfg.HistoryOnly {
+		w.fail("I7 never back", "shard %d on node %d: %+v after a restart; %+v was synced", shard, n.id, now, w.synced[n.id][shard])
+	}
+	w.seen[n.id][shard] = now
+	w.checkState(n, shard)
+}
+
+// forget drops what is remembered of a node whose disk is gone.
+func (w *world) forget(n *node) {
+	for shard := range w.models {
+		w.seen[n.id][shard], w.synced[n.id][shard] = view{}, view{}
+	}
+}
+
+// durable is the number of a shard's voters that hold the entry on synced disk.
+func (w *world) durable(shard int, index uint64) (have int) {
+	m := w.models[shard]
+	term := m.at(index).entry.GetTerm()
+	for _, v := range m.voters {
+		if img := w.nodes[nodeOf(v)].disk.base[shard]; img != nil && (img.applied >= index || img.holds(index, term)) {
+			have++
+		}
+	}
+	return have
+}
+
+// checkGate looks at a reply that leaves: everything it depends on is fsynced on a majority (I4). The majority is of the voters
+// whose disks were not replaced since; one wiped disk may have been part of it.
+func (w *world) checkGate(r *rep, token store.Token, pos uint64, op uint64) {
+	if pos == 0 || w.cfg.HistoryOnly {
+		return
+	}
+	index, ok := w.models[r.shard].where[batchID{token, pos}]
+	if !ok {
+		w.fail("I4 output gate", "op %d: a reply leaves node %d; batch %d of token %d of shard %d has not taken effect", op, r.n.id, pos, token, r.shard)
+		return
+	}
+	need := len(r.voters)/2 + 1
+	if w.wiped {
+		need--
+	}
+	if have := w.durable(r.shard, index); have < need {
+		w.fail("I4 output gate", "op %d: a reply leaves node %d; entry %d of shard %d is synced on %d replicas", op, r.n.id, index, r.shard, have)
+	}
+	w.gates[r.shard] = max(w.gates[r.shard], index)
+}
+
+// checkDurable looks at all disks after all power is gone: what a reply depended on is still there (I4, I18).
+func (w *world) checkDurable() {
+	if w.cfg.HistoryOnly {
+		return
+	}
+	for shard, index := range w.gates {
+		need := len(w.models[shard].voters)/2 + 1
+		if w.wiped {
+			need--
+		}
+		if have := 0; index > 0 {
+			if have = w.durable(shard, index); have < need {
+				w.fail("I18 power loss", "entry %d of shard %d, on which a reply depended, is left on %d replicas", index, shard, have)
+			}
+		}
+	}
+}
+
+// checkOpened looks at a token that a node begins to serve under: it was granted to this very process, its acquire is stored
+// here (I5), and nobody else serves under it (I2).
+func (w *world) checkOpened(r *rep, token store.Token) {
+	m := w.models[r.shard]
+	w.stats.Acquires++
+	if w.cfg.HistoryOnly {
+		return
+	}
+	if r.image().applied < uint64(token) || uint64(token) > m.last() || token < 2 {
+		w.fail("I5 fresh start", "node %d opens token %d of shard %d at applied index %d", r.n.id, token, r.shard, r.image().applied)
+		return
+	}
+	if f := m.at(uint64(token)).fence; f.Token != token || int(f.Holder.Node) != r.n.id+1 || f.Holder.Boot != r.n.boot {
+		w.fail("I5 fresh start", "node %d opens token %d of shard %d, which is not its own: %+v", r.n.id, token, r.shard, f)
+		return
+	}
+	me := ownerID{r.n.id, uint64(r.n.boot)}
+	if other, taken := m.opened[token]; taken {
+		w.fail("I2 one committing instance", "token %d of shard %d opened by %+v and by %+v", token, r.shard, other, me)
+	}
+	m.opened[token] = me
+}

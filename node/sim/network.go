@@ -1,0 +1,175 @@
+package sim
+
+import (
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// network carries Raft's messages between nodes, and loses, delays, repeats and reorders them. Clients reach every node always,
+// even one that is cut off from its peers: that is the worst case for a stale owner.
+type network struct {
+	w       *world
+	blocked [maxNodes][maxNodes]bool // from, to
+	lastAt  [maxNodes][maxNodes]time.Duration
+	loss    float64
+	repeat  float64
+	late    float64 // share of messages that are delayed by up to four election timeouts
+	reorder bool    // otherwise a connection delivers in order
+}
+
+func (n *network) send(from *node, m *raftpb.Message) {
+	to := nodeOf(m.GetTo())
+	w := n.w
+	if n.blocked[from.id][to] || w.faulty(drop) && w.chance(n.loss) {
+		if !n.blocked[from.id][to] {
+			w.count(drop)
+		}
+		n.undelivered(from, m)
+		return
+	}
+	n.carry(from.id, to, m)
+	if w.faulty(duplicate) && w.chance(n.repeat) {
+		w.count(duplicate)
+		n.carry(from.id, to, m)
+	}
+}
+
+// undelivered tells the sender what a real connection would often, not always, tell it.
+func (n *network) undelivered(from *node, m *raftpb.Message) {
+	snapshot := m.GetType() == raftpb.MsgSnap
+	if !snapshot && !n.w.chance(0.3) {
+		return
+	}
+	inc := from.inc
+	n.w.after(n.w.between(time.Millisecond, 200*time.Millisecond), func() {
+		from.do(inc, func() {
+			r := from.byReplica(m.GetFrom())
+			if r == nil {
+				return
+			}
+			if snapshot {
+				r.g.ReportSnapshot(replicaID(m.GetTo()), false)
+			} else {
+				r.g.ReportUnreachable(replicaID(m.GetTo()))
+			}
+			from.drain(r)
+		})
+	})
+}
+
+func (n *network) carry(from, to int, m *raftpb.Message) {
+	w := n.w
+	d := w.between(100*time.Microsecond, 1500*time.Microsecond)
+	if w.faulty(delay) && w.chance(n.late) {
+		w.count(delay)
+		d = w.between(0, 4*timing.Election())
+	}
+	at := w.now + d
+	if !(w.faulty(reorder) && n.reorder) {
+		at = max(at, n.lastAt[from][to])
+		n.lastAt[from][to] = at
+	} else if at < n.lastAt[from][to] {
+		w.count(reorder)
+	} else {
+		n.lastAt[from][to] = at
+	}
+	w.after(at-w.now, func() { n.arrive(from, to, m) })
+}
+
+func (n *network) arrive(from, to int, m *raftpb.Message) {
+	w := n.w
+	dst := w.nodes[to]
+	if n.blocked[from][to] || !dst.up {
+		n.undelivered(w.nodes[from], m)
+		return
+	}
+	dst.do(dst.inc, func() {
+		r := dst.byReplica(m.GetTo())
+		if r == nil {
+			return // a new identity on the same machine: the message was for its predecessor
+		}
+		w.trace("step", m.GetTo(), uint64(m.GetType()), m.GetIndex())
+		r.g.Step(w.now, m)
+		dst.drain(r)
+		if m.GetType() == raftpb.MsgSnap {
+			n.delivered(w.nodes[from], m)
+		}
+	})
+}
+
+// delivered tells the sender of a snapshot that it went through.
+func (n *network) delivered(from *node, m *raftpb.Message) {
+	inc := from.inc
+	n.w.after(n.w.between(time.Millisecond, 5*time.Millisecond), func() {
+		from.do(inc, func() {
+			if r := from.byReplica(m.GetFrom()); r != nil {
+				r.g.ReportSnapshot(replicaID(m.GetTo()), true)
+				from.drain(r)
+			}
+		})
+	})
+}
+
+// heal lets everything through again.
+func (n *network) heal() { n.blocked = [maxNodes][maxNodes]bool{} }
+
+func (n *network) block(a, b int) { n.blocked[a][b], n.blocked[b][a] = true, true }
+
+// cut draws one broken network of a class.
+func (n *network) cut(class Class) {
+	w := n.w
+	k := len(w.nodes)
+	one := w.pick(k)
+	switch class {
+	case cutOne:
+		one = w.aLeader(one)
+		for i := range k {
+			n.block(one, i)
+		}
+	case cutHalves:
+		half := w.rng.Perm(k)
+		for _, a := range half[:k/2] {
+			for _, b := range half[k/2:] {
+				n.block(a, b)
+			}
+		}
+	case cutOneWay:
+		one = w.aLeader(one)
+		in := w.chance(0.5)
+		for i := range k {
+			if in {
+				n.blocked[i][one] = true
+			} else {
+				n.blocked[one][i] = true
+			}
+		}
+	case cutBridge:
+		p := w.rng.Perm(k) // p[0] sees all others; they see half of each other
+		for _, a := range p[1 : 1+(k-1)/2] {
+			for _, b := range p[1+(k-1)/2:] {
+				n.block(a, b)
+			}
+		}
+	case cutRing:
+		p := w.rng.Perm(k)
+		for i := range k {
+			for j := range i {
+				if d := i - j; d != 1 && d != k-1 {
+					n.block(p[i], p[j])
+				}
+			}
+		}
+		if k == 3 { // three in a ring all see each other: make it a chain
+			n.block(p[0], p[2])
+		}
+	case cutLink:
+		n.block(one, (one+1+w.pick(k-1))%k)
+	}
+	for i := range k {
+		n.blocked[i][i] = false
+	}
+}
+
+var _ raft.Storage = (*image)(nil)

@@ -1,0 +1,117 @@
+package sim
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// Stats counts what happened in runs.
+type Stats struct {
+	Seeds        int
+	Virtual      time.Duration
+	Acked        int          // calls answered
+	Kinds        [opKinds]int // of them
+	MayHaveRun   int          // answered with an unknown outcome
+	Refused      int          // answers that a call did not run; it was sent again
+	TimedOut     int          // calls given up
+	Long         int          // events that waited in the middle
+	Moved        int          // storage accesses that failed because the object had moved
+	Stale        int          // replies held back because their activation was stale
+	Waited       int          // storage accesses that waited for the verdict
+	Acquires     int          // tokens opened
+	Released     int          // tokens given back
+	Snapshots    int          // installed
+	Truncations  int
+	Epochs       int
+	Restarts     int
+	Faults       [classes]int
+	SlowestServe time.Duration // slowest shard to answer after the last fault
+}
+
+// Add sums runs up.
+func (s *Stats) Add(o *Stats) {
+	s.Seeds += o.Seeds
+	s.Virtual += o.Virtual
+	for _, p := range []struct{ to, from *int }{{&s.Acked, &o.Acked}, {&s.MayHaveRun, &o.MayHaveRun}, {&s.Refused, &o.Refused},
+		{&s.TimedOut, &o.TimedOut}, {&s.Long, &o.Long}, {&s.Moved, &o.Moved}, {&s.Stale, &o.Stale}, {&s.Waited, &o.Waited},
+		{&s.Acquires, &o.Acquires}, {&s.Released, &o.Released}, {&s.Snapshots, &o.Snapshots}, {&s.Truncations, &o.Truncations},
+		{&s.Epochs, &o.Epochs}, {&s.Restarts, &o.Restarts}} {
+		*p.to += *p.from
+	}
+	for i := range s.Kinds {
+		s.Kinds[i] += o.Kinds[i]
+	}
+	for i := range s.Faults {
+		s.Faults[i] += o.Faults[i]
+	}
+	s.SlowestServe = max(s.SlowestServe, o.SlowestServe)
+}
+
+// line is one counter of a report.
+type line struct {
+	name  string
+	value int
+}
+
+func (s *Stats) lines() []line {
+	out := []line{{"seeds", s.Seeds}, {"calls answered", s.Acked}}
+	for k, n := range s.Kinds {
+		out = append(out, line{"  " + opKindNames[k], n})
+	}
+	out = append(out, line{"calls that may have run", s.MayHaveRun}, line{"calls timed out", s.TimedOut}, line{"tries refused", s.Refused},
+		line{"events that waited in the middle", s.Long}, line{"storage accesses failed: moved", s.Moved},
+		line{"storage accesses that waited", s.Waited}, line{"stale replies held back", s.Stale},
+		line{"tokens opened", s.Acquires}, line{"tokens released", s.Released}, line{"process starts", s.Restarts},
+		line{"snapshots installed", s.Snapshots}, line{"logs truncated", s.Truncations}, line{"ring epochs", s.Epochs})
+	total := 0
+	for c, n := range s.Faults {
+		total += n
+		out = append(out, line{"fault: " + Class(c).String(), n})
+	}
+	return append(out, line{"faults, all classes", total})
+}
+
+// Zero names the counters that are 0: what never happened was not tested.
+func (s *Stats) Zero() (names []string) {
+	for _, l := range s.lines() {
+		if l.value == 0 {
+			names = append(names, strings.TrimSpace(l.name))
+		}
+	}
+	return names
+}
+
+// String is a table of all counters, one a line.
+func (s *Stats) String() string {
+	var b strings.Builder
+	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(tw, "virtual hours\t%.2f\t\n", s.Virtual.Hours())
+	for _, l := range s.lines() {
+		fmt.Fprintf(tw, "%s\t%d\t\n", l.name, l.value)
+	}
+	fmt.Fprintf(tw, "slowest shard to serve after the last fault\t%v\t\n", s.SlowestServe.Round(time.Millisecond))
+	tw.Flush()
+	return b.String()
+}
+
+// Minimise looks for a smaller set of fault classes with which a run still fails: it switches them off one at a time, and tries
+// some other seeds too, since with one class less everything that is drawn afterwards is another. fails runs a Config.
+func Minimise(cfg Config, on Classes, seeds int, fails func(Config) bool) Config {
+	cfg.Profile.Only = on
+	for c := range classes {
+		if !cfg.Profile.Only.Has(c) || cfg.Profile.Only == set(c) {
+			continue
+		}
+		try := cfg
+		try.Profile.Only &^= set(c)
+		for i := range seeds {
+			if try.Seed = cfg.Seed + uint64(i)*1_000_003; fails(try) {
+				cfg = try
+				break
+			}
+		}
+	}
+	return cfg
+}
