@@ -31,7 +31,7 @@ const (
 const (
 	MaxHelloBody = 64 << 10
 	MaxCallBody  = 32 << 20
-	MaxRaftBody  = 8 << 20
+	MaxRaftBody  = 8<<20 + 64<<10 // the largest batch, 8 MiB, with what Raft wraps around it
 	MaxBulkBody  = 8 << 20
 	MaxDepth     = 64
 )

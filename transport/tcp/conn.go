@@ -1,0 +1,350 @@
+package tcp
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ringfence/ringfence/ring"
+	"github.com/ringfence/ringfence/transport"
+)
+
+// Time limits of a connection.
+const (
+	handshakeTime = 5 * time.Second
+	frameTime     = 10 * time.Second // for a frame whose first byte has come
+	writeTime     = 10 * time.Second
+	keepAlive     = 15 * time.Second
+)
+
+// sendBuffer is how many bytes may wait to be written; one frame may exceed it if nothing else waits.
+const sendBuffer = 4 << 20
+
+// keepBuffer is how large a buffer is kept for reuse.
+const keepBuffer = 512 << 10
+
+// ErrClosed is why a connection ended that its own side closed.
+var ErrClosed = errors.New("tcp: connection closed")
+
+// errFull refuses a frame for which there is no room.
+var errFull = errors.New("tcp: send buffer is full")
+
+// Handler hears what a connection receives, on its reading goroutine.
+type Handler interface {
+	// Frame takes one frame. On a connection for calls the body belongs to the handler; otherwise it is valid only during the call.
+	Frame(c *Conn, h transport.Header, body []byte)
+	// Closed is called once, last.
+	Closed(c *Conn, err error)
+}
+
+// Peer is who is at the other end, as the handshake told.
+type Peer struct {
+	Cluster ring.ClusterID
+	Node    ring.NodeID // 0: a client
+	Boot    ring.BootID
+}
+
+// Conn is one connection after its handshake. All methods are safe for concurrent use.
+type Conn struct {
+	nc      net.Conn
+	purpose transport.Purpose
+	peer    Peer
+	epoch   func() ring.Epoch // newest ring known here, for headers; may be nil
+	handler Handler
+	br      *bufio.Reader
+
+	mu     sync.Mutex
+	buf    []byte // frames that wait to be written
+	room   chan struct{}
+	err    error
+	wake   chan struct{}
+	closed chan struct{}
+
+	lastID  atomic.Uint64
+	waiting sync.Mutex
+	pending map[uint64]chan roundtrip
+}
+
+type roundtrip struct {
+	resp transport.Response
+	err  error
+}
+
+func newConn(nc net.Conn, br *bufio.Reader, p transport.Purpose, peer Peer, epoch func() ring.Epoch, h Handler) *Conn {
+	return &Conn{nc: nc, br: br, purpose: p, peer: peer, epoch: epoch, handler: h, wake: make(chan struct{}, 1), closed: make(chan struct{}),
+		pending: make(map[uint64]chan roundtrip)}
+}
+
+// start runs the writer, then reads until the connection ends. It returns when both have.
+func (c *Conn) run() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.write()
+	}()
+	c.close(c.read())
+	<-done
+	c.failPending()
+	c.handler.Closed(c, c.Err())
+}
+
+// Peer is who is at the other end.
+func (c *Conn) Peer() Peer { return c.peer }
+
+// Purpose is what the connection is for.
+func (c *Conn) Purpose() transport.Purpose { return c.purpose }
+
+// RemoteAddr is the other end's address.
+func (c *Conn) RemoteAddr() net.Addr { return c.nc.RemoteAddr() }
+
+// Done is closed when the connection has ended.
+func (c *Conn) Done() <-chan struct{} { return c.closed }
+
+// Err is why the connection ended, nil while it works.
+func (c *Conn) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// NextID is a frame ID that this side has not used on this connection.
+func (c *Conn) NextID() uint64 { return c.lastID.Add(1) }
+
+// Close ends the connection. Frames that wait may or may not leave.
+func (c *Conn) Close() { c.close(ErrClosed) }
+
+func (c *Conn) close(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		c.err = err
+		close(c.closed)
+		_ = c.nc.Close()
+	}
+}
+
+// Send puts a frame into the send buffer, waiting for room until ctx ends. encode appends the body; it is called under the connection's
+// lock, so it must not block or use the connection; nil is an empty body. An error means that the frame has not left and will not.
+func (c *Conn) Send(ctx context.Context, h transport.Header, encode func([]byte) []byte) error {
+	for {
+		room, err := c.put(h, encode)
+		if !errors.Is(err, errFull) {
+			return err
+		}
+		select {
+		case <-room:
+		case <-c.closed:
+			return c.Err()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// TrySend is Send without waiting. It reports false if there is no room or the connection has ended.
+func (c *Conn) TrySend(h transport.Header, encode func([]byte) []byte) bool {
+	_, err := c.put(h, encode)
+	return err == nil
+}
+
+func (c *Conn) put(h transport.Header, encode func([]byte) []byte) (room <-chan struct{}, err error) {
+	if c.epoch != nil {
+		h.Epoch = c.epoch()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return nil, c.err
+	}
+	start := len(c.buf)
+	if start >= sendBuffer {
+		if c.room == nil {
+			c.room = make(chan struct{})
+		}
+		return c.room, errFull
+	}
+	b := transport.AppendHeader(c.buf, h)
+	if encode != nil {
+		b = encode(b)
+	}
+	if n := len(b) - start - transport.HeaderSize; n > transport.BodyLimit(c.purpose, h.Kind) {
+		c.buf = b[:start]
+		return nil, fmt.Errorf("tcp: a body of %d bytes; at most %d are allowed", n, transport.BodyLimit(c.purpose, h.Kind))
+	}
+	transport.FinishFrame(b[start:])
+	c.buf = b
+	if start == 0 {
+		select {
+		case c.wake <- struct{}{}:
+		default:
+		}
+	}
+	return nil, nil
+}
+
+// write sends what has gathered, again and again.
+func (c *Conn) write() {
+	var spare []byte
+	for {
+		select {
+		case <-c.wake:
+		case <-c.closed:
+			return
+		}
+		c.mu.Lock()
+		b := c.buf
+		c.buf = spare[:0]
+		if c.room != nil {
+			close(c.room)
+			c.room = nil
+		}
+		c.mu.Unlock()
+		if len(b) == 0 {
+			continue
+		}
+		_ = c.nc.SetWriteDeadline(time.Now().Add(writeTime))
+		if _, err := c.nc.Write(b); err != nil {
+			c.close(fmt.Errorf("tcp: writing: %w", err))
+			return
+		}
+		if spare = b; cap(spare) > keepBuffer {
+			spare = nil
+		}
+	}
+}
+
+func (c *Conn) read() error {
+	limit := func(k transport.Kind) int { return transport.BodyLimit(c.purpose, k) }
+	var reuse []byte
+	for {
+		if err := c.awaitFrame(); err != nil {
+			return err
+		}
+		h, body, err := transport.ReadFrame(c.br, limit, reuse)
+		if err != nil {
+			return err
+		}
+		if c.purpose != transport.PurposeCalls && cap(body) <= keepBuffer {
+			reuse = body[:0]
+		}
+		switch h.Kind {
+		case transport.KindResponse, transport.KindError:
+			if c.answered(h, body) {
+				continue
+			}
+		}
+		c.handler.Frame(c, h, body)
+	}
+}
+
+// awaitFrame waits as long as it takes for a frame to begin, and then gives it frameTime to arrive. A large frame is given more.
+func (c *Conn) awaitFrame() error {
+	if c.br.Buffered() >= transport.HeaderSize {
+		return nil
+	}
+	_ = c.nc.SetReadDeadline(time.Time{})
+	if _, err := c.br.Peek(1); err != nil {
+		return err
+	}
+	return c.nc.SetReadDeadline(time.Now().Add(frameTime))
+}
+
+// Roundtrip asks a question and waits for its answer.
+func (c *Conn) Roundtrip(ctx context.Context, q transport.Request) (transport.Response, error) {
+	return c.exchange(ctx, transport.KindRequest, func(b []byte) []byte { return transport.AppendRequest(b, &q) })
+}
+
+// SendChunk sends a piece of bulk data and waits until it is taken.
+func (c *Conn) SendChunk(ctx context.Context, body []byte) error {
+	resp, err := c.exchange(ctx, transport.KindChunk, func(b []byte) []byte { return append(b, body...) })
+	if err == nil && resp.Error != "" {
+		err = errors.New(resp.Error)
+	}
+	return err
+}
+
+func (c *Conn) exchange(ctx context.Context, k transport.Kind, encode func([]byte) []byte) (transport.Response, error) {
+	id := c.NextID()
+	ch := make(chan roundtrip, 1)
+	c.waiting.Lock()
+	if c.pending == nil {
+		c.waiting.Unlock()
+		return transport.Response{}, c.Err()
+	}
+	c.pending[id] = ch
+	c.waiting.Unlock()
+	defer func() {
+		c.waiting.Lock()
+		delete(c.pending, id)
+		c.waiting.Unlock()
+	}()
+	if err := c.Send(ctx, transport.Header{Kind: k, ID: id}, encode); err != nil {
+		return transport.Response{}, err
+	}
+	select {
+	case r := <-ch:
+		return r.resp, r.err
+	case <-ctx.Done():
+		return transport.Response{}, context.Cause(ctx)
+	}
+}
+
+// answered gives a response to who waits for it, and reports false if it is not one of ours.
+func (c *Conn) answered(h transport.Header, body []byte) bool {
+	c.waiting.Lock()
+	ch := c.pending[h.ID]
+	c.waiting.Unlock()
+	if ch == nil {
+		return h.Kind == transport.KindResponse // who asked has given up
+	}
+	var r roundtrip
+	if h.Kind == transport.KindError {
+		var e transport.ErrorBody
+		if r.err = transport.DecodeError(body, &e); r.err == nil {
+			r.err = fmt.Errorf("tcp: the peer refused the frame: %s", e.Message)
+		}
+	} else if r.err = transport.DecodeResponse(body, &r.resp); r.err == nil && c.purpose != transport.PurposeCalls {
+		r.resp.Body = append([]byte(nil), r.resp.Body...)
+	}
+	select {
+	case ch <- r:
+	default: // a second answer
+	}
+	return true
+}
+
+func (c *Conn) failPending() {
+	c.waiting.Lock()
+	defer c.waiting.Unlock()
+	err := c.Err()
+	for _, ch := range c.pending {
+		select {
+		case ch <- roundtrip{err: err}:
+		default:
+		}
+	}
+	c.pending = nil
+}
+
+// Respond answers a Request or a chunk.
+func (c *Conn) Respond(id uint64, resp transport.Response) bool {
+	resp.Error = transport.Clip(resp.Error)
+	return c.TrySend(transport.Header{Kind: transport.KindResponse, ID: id}, func(b []byte) []byte { return transport.AppendResponse(b, &resp) })
+}
+
+// Refuse tells the peer that a frame was not understood.
+func (c *Conn) Refuse(id uint64, why string) {
+	e := transport.ErrorBody{Message: transport.Clip(why)}
+	c.TrySend(transport.Header{Kind: transport.KindError, ID: id}, func(b []byte) []byte { return transport.AppendError(b, &e) })
+}
+
+// ended reports whether err is just how connections end.
+func ended(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, ErrClosed)
+}

@@ -1,0 +1,8 @@
+// Package tcp carries frames over TCP: connections that multiplex and pipeline, a server with a handshake, and links that stay up.
+//
+// A [Conn] has one goroutine that reads and one that writes. Senders append frames to the connection's buffer and go on; the writer
+// takes all that has gathered with one system call. Every buffer is bounded: a sender waits for room ([Conn.Send]) or is
+// refused ([Conn.TrySend]). Three kinds of traffic use connections of their own (transport.Purpose), so none waits behind another.
+//
+// Whatever a peer sends, or fails to send, ends at worst its own connection: the handshake has 5 s, a frame that has begun 10 s, a write 10 s.
+package tcp
