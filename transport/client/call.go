@@ -1,13 +1,141 @@
 package client
 
-import "github.com/ringfence/ringfence/transport"
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
 
-// call is one call on its way.
+	"github.com/vmihailenco/msgpack/v5"
+
+	"github.com/ringfence/ringfence/actor"
+	"github.com/ringfence/ringfence/transport"
+)
+
+// maxPayload leaves room in a frame for what goes beside an argument: names, chain, idempotency key.
+const maxPayload = transport.MaxCallBody - 256<<10
+
+// call is one call on its way. Its ref's lock guards it until done is closed; then it does not change any more.
 type call struct {
 	routed
+	ref      *ref
+	method   string
+	encoding transport.Encoding
+	arg      []byte
+	chain    []string
+	deadline time.Time
+	timer    *time.Timer // for the deadline, unless the caller's context has it
+	unwatch  func() bool // ends watching the caller's context; nil if that is watched by the waiter
+	why      actor.Code  // of giving up: deadline, cancelled, stopping
+
+	finished chan struct{}
+	reply    *reply
+	err      error
 }
 
 // reply is what a server said; it owns its bytes.
 type reply struct {
 	transport.Reply
+}
+
+// Wait is the actor.Waiter of Start.
+func (c *call) Wait(ctx context.Context, into any) error {
+	select {
+	case <-c.finished:
+		return c.result(into)
+	default:
+	}
+	select {
+	case <-c.finished:
+		return c.result(into)
+	case <-ctx.Done():
+		e := &actor.Error{Code: codeOf(ctx), Outcome: actor.MayHaveRun, Retryable: true, Object: c.ref.id,
+			Message: "waiting for the answer ended before it came; the call goes on"}
+		return e.WithCause(context.Cause(ctx))
+	}
+}
+
+// codeOf says why a context ended.
+func codeOf(ctx context.Context) actor.Code {
+	if ctx.Err() == context.DeadlineExceeded {
+		return actor.CodeDeadline
+	}
+	return actor.CodeCanceled
+}
+
+// result decodes the answer into what the caller gave, after finished was closed.
+func (c *call) result(into any) error {
+	if c.err != nil || into == nil {
+		return c.err
+	}
+	var err error
+	switch c.reply.Encoding {
+	case transport.EncodingNone:
+	case transport.EncodingMsgpack:
+		err = decodeMsgpack(c.reply.Result, into)
+	case transport.EncodingJSON:
+		err = json.Unmarshal(c.reply.Result, into)
+	default:
+		err = fmt.Errorf("encoding %d, which this version does not know", c.reply.Encoding)
+	}
+	if err != nil {
+		e := &actor.Error{Code: actor.CodeBadArgument, Outcome: actor.Ran, Object: c.ref.id,
+			Message: fmt.Sprintf("%s ran, but its result cannot be stored in a %T: %v", c.method, into, err)}
+		return e.WithCause(err)
+	}
+	return nil
+}
+
+// scratch is a reusable encoder.
+type scratch struct {
+	buf bytes.Buffer
+	enc *msgpack.Encoder
+}
+
+// keepScratch is how large a scratch buffer is kept for reuse.
+const keepScratch = 64 << 10
+
+var scratches = sync.Pool{New: func() any {
+	s := new(scratch)
+	s.enc = msgpack.NewEncoder(&s.buf)
+	return s
+}}
+
+// encode makes the bytes of an argument. nil has none.
+func encode(arg any) (b []byte, enc transport.Encoding, err error) {
+	if arg == nil {
+		return nil, transport.EncodingNone, nil
+	}
+	defer func() { // the library panics on some values, and types may bring their own encoders
+		if r := recover(); r != nil {
+			err = fmt.Errorf("encoding a %T panicked: %v", arg, r)
+		}
+	}()
+	s := scratches.Get().(*scratch)
+	s.buf.Reset()
+	s.enc.Reset(&s.buf)
+	s.enc.UseCompactInts(true)
+	if err := s.enc.Encode(arg); err != nil {
+		return nil, 0, err
+	}
+	b = bytes.Clone(s.buf.Bytes())
+	if s.buf.Cap() <= keepScratch {
+		scratches.Put(s)
+	}
+	return b, transport.EncodingMsgpack, nil
+}
+
+// decodeMsgpack reads what came from outside: it is skimmed first, because the library trusts lengths and depths.
+func decodeMsgpack(b []byte, into any) (err error) {
+	if err := transport.Skim(b); err != nil {
+		return err
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("decoding panicked: %v", r)
+		}
+	}()
+	return msgpack.Unmarshal(b, into)
 }

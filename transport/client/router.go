@@ -96,7 +96,7 @@ const (
 type answer struct {
 	kind       answerKind
 	overloaded bool   // of answerFailed: the server asks for time
-	hint       hint   // of answerRefused: whom to ask instead. Of the others: token and epoch of the node that answered
+	hint       hint   // who owns the shard, by the server's word; of answerOK without a node: the one that answered
 	text       string // why, for the error at the deadline
 	reply      *reply // the server's own words, nil if it did not speak
 }

@@ -9,6 +9,7 @@ import (
 // routed is the part of a call that its stream works with.
 type routed struct {
 	seq   uint64 // order of entry, from 1
+	gen   uint64 // of the last try
 	state callState
 	done  bool // the caller has been told; while flying, the answer is still awaited
 	tries int
@@ -97,7 +98,7 @@ func (s *stream) answered(c *call, a answer, v *view) {
 	s.out = s.out[:0]
 	s.flight--
 	c.state = callOut
-	if a.kind != answerRefused && a.hint.token != 0 {
+	if a.kind == answerOK && a.hint.node == 0 && a.hint.token != 0 {
 		a.hint.node = s.node
 	}
 	if a.hint.better(v.hint) {
@@ -221,6 +222,7 @@ func (s *stream) pump(v *view) {
 	for i, c := range s.queue {
 		c.state = callFlying
 		c.tries++
+		c.gen = s.gen
 		s.out = append(s.out, action{kind: actSend, call: c, node: s.node, fresh: fresh && i == 0})
 		s.queue[i] = nil
 	}

@@ -1,0 +1,106 @@
+package client
+
+import (
+	"fmt"
+
+	"github.com/ringfence/ringfence/actor"
+	"github.com/ringfence/ringfence/transport"
+)
+
+// replyError is the error of a reply whose code is not 0.
+func replyError(id actor.ID, r *transport.Reply) *actor.Error {
+	return &actor.Error{
+		Code:       actor.Code(r.Code),
+		Outcome:    outcome(r.Outcome),
+		Retryable:  r.Flags&transport.FlagRetryable != 0,
+		Overloaded: r.Flags&transport.FlagOverloaded != 0,
+		Remote:     r.Flags&transport.FlagRemote != 0,
+		Reset:      r.Flags&transport.FlagReset != 0,
+		App:        r.App,
+		Message:    r.Message,
+		Object:     id,
+		Epoch:      uint64(r.Epoch),
+		Token:      r.Token,
+	}
+}
+
+// outcome reads the wire's; what is not known may have run.
+func outcome(o uint8) actor.Outcome {
+	switch actor.Outcome(o) {
+	case actor.DidNotRun, actor.Ran:
+		return actor.Outcome(o)
+	}
+	return actor.MayHaveRun
+}
+
+// classify makes a reply an event of the call's stream. Only what the system refused before it ran, for a transient cause
+// other than load, is sent again.
+func classify(r *reply) answer {
+	a := answer{reply: r, hint: hint{node: r.Hint, token: r.Token, epoch: r.Epoch}}
+	overloaded := r.Flags&transport.FlagOverloaded != 0 || actor.Code(r.Code) == actor.CodeOverloaded
+	switch {
+	case r.Code == 0:
+		a.kind = answerOK
+	case actor.Outcome(r.Outcome) != actor.DidNotRun:
+		a.kind = answerRan
+	case !overloaded && r.Flags&transport.FlagRetryable != 0 && r.Flags&transport.FlagRemote == 0:
+		a.kind = answerRefused
+		if a.text = r.Message; a.text == "" {
+			a.text = actor.Code(r.Code).String()
+		}
+	default:
+		a.kind, a.overloaded = answerFailed, overloaded
+	}
+	return a
+}
+
+// verdictError makes what a stream decided the caller's error; nil is success.
+func (c *call) verdictError(how verdict, a *answer) error {
+	e := &actor.Error{Object: c.ref.id, Retryable: true, Outcome: actor.DidNotRun}
+	switch how {
+	case verdictReply:
+		if a.reply.Code == 0 {
+			return nil
+		}
+		return replyError(c.ref.id, &a.reply.Reply)
+	case verdictLost:
+		e.Code, e.Outcome = actor.CodeUnreachable, actor.MayHaveRun
+		if c.ref.client.closed.Load() {
+			e.Code = actor.CodeStopping
+		}
+		e.Message = fmt.Sprintf("the connection to %s was lost before the answer: %s", c.ref.target(), a.text)
+	case verdictFull:
+		e.Code, e.Overloaded = actor.CodeOverloaded, true
+		e.Message = fmt.Sprintf("the connection to %s takes no more: %s", c.ref.target(), a.text)
+	case verdictQueueFull:
+		e.Code, e.Overloaded = actor.CodeOverloaded, true
+		e.Message = fmt.Sprintf("%d calls of this Ref are underway: wait for some, or raise Options.MaxPerRef", c.ref.client.opts.MaxPerRef)
+	case verdictOvertaken:
+		e.Code = actor.CodeInternal
+		e.Message = "the call was refused although a later call of the same Ref ran; it is not run after that"
+	case verdictNotRun:
+		e.Code = c.why
+		e.Message = c.whyText() + " before the call could run"
+		if c.last != "" {
+			e.Message += fmt.Sprintf("; it was tried %d times, last on %s: %s", c.tries, c.ref.client.nodeText(c.asked), c.last)
+		}
+	case verdictMayHaveRun:
+		e.Code, e.Outcome = c.why, actor.MayHaveRun
+		e.Message = fmt.Sprintf("%s while the call was underway on %s", c.whyText(), c.ref.target())
+	}
+	return e
+}
+
+func (c *call) whyText() string {
+	switch c.why {
+	case actor.CodeDeadline:
+		return "the call's time was up"
+	case actor.CodeStopping:
+		return "the client was closed"
+	}
+	return "the call was cancelled"
+}
+
+func failed(id actor.ID, code actor.Code, format string, args ...any) *actor.Error {
+	return &actor.Error{Code: code, Outcome: actor.DidNotRun, Object: id, Message: fmt.Sprintf(format, args...)}
+}

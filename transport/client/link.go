@@ -1,0 +1,273 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ringfence/ringfence/ring"
+	"github.com/ringfence/ringfence/transport"
+	"github.com/ringfence/ringfence/transport/tcp"
+)
+
+type linkState uint8
+
+const (
+	linkDialing linkState = iota
+	linkOpen
+	linkDead
+)
+
+var (
+	errSilent = errors.New("the node sent no sign of life")
+	errClosed = errors.New("the client was closed")
+	errGoAway = errors.New("the node is stopping")
+)
+
+// link is one connection to a node, from before it is dialed until it ended; then another takes its place.
+type link struct {
+	client *Client
+	node   ring.NodeID
+	addr   string
+
+	mu      sync.Mutex
+	state   linkState
+	leaving bool      // the node said that it stops
+	retryAt time.Time // when dead: not dialed again before
+	err     error     // when dead: why
+	conn    *tcp.Conn
+	backlog []*call          // while dialing, in order
+	pending map[uint64]*call // by frame ID
+	heard   uint64           // frames received
+	marked  uint64           // heard at the monitor's last look
+	probing bool
+
+	wire   transport.Call // of the call that encode appends
+	encode func([]byte) []byte
+}
+
+func newLink(c *Client, node ring.NodeID, addr string) *link {
+	l := &link{client: c, node: node, addr: addr, pending: make(map[uint64]*call)}
+	l.encode = func(b []byte) []byte { return transport.AppendCall(b, &l.wire) }
+	return l
+}
+
+// dial connects; the calls that gathered meanwhile leave in order, or are answered as unsent.
+func (l *link) dial(ctx context.Context) {
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, l.client.opts.DialTimeout)
+	defer cancel()
+	conn, err := tcp.Dial(ctx, l.addr, l.client.hello(l.node), tcp.DialOptions{Handler: l, Epoch: l.client.epoch})
+	if err != nil {
+		l.client.log.Debug("a node could not be reached", "node", l.node, "addr", l.addr, "error", err)
+		// A node whose address swallows everything costs each try a long time: leave it alone for as long.
+		l.end(err, time.Now().Add(min(time.Since(start), time.Second)))
+		return
+	}
+	l.mu.Lock()
+	if l.state == linkDead || l.leaving { // ended meanwhile
+		l.mu.Unlock()
+		conn.Close()
+		l.end(errGoAway, time.Time{})
+		return
+	}
+	l.conn, l.state = conn, linkOpen
+	backlog := l.backlog
+	l.backlog = nil
+	var back []*call
+	var answers []answer
+	for _, c := range backlog {
+		if a, sent := l.put(c); !sent {
+			back, answers = append(back, c), append(answers, a)
+		}
+	}
+	l.mu.Unlock()
+	for i, c := range back {
+		c.ref.answered(c, answers[i])
+	}
+}
+
+// send implements sender.
+func (l *link) send(c *call) (answer, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.state == linkDead:
+		return answer{kind: answerUnsent, text: l.err.Error()}, false
+	case l.leaving:
+		return answer{kind: answerUnsent, text: errGoAway.Error()}, false
+	case len(l.pending)+len(l.backlog) >= l.client.opts.MaxInflight:
+		return answer{kind: answerFull, text: fmt.Sprintf("%d calls wait for their answers (Options.MaxInflight)", l.client.opts.MaxInflight)}, false
+	case l.state == linkDialing:
+		l.backlog = append(l.backlog, c)
+		return answer{}, true
+	}
+	return l.put(c)
+}
+
+// put appends the call's frame to the connection's buffer. Called with the lock, on an open link.
+func (l *link) put(c *call) (answer, bool) {
+	id := l.conn.NextID()
+	l.wire = c.wire()
+	l.pending[id] = c
+	sent := l.conn.TrySend(transport.Header{Kind: transport.KindCall, ID: id}, l.encode)
+	l.wire = transport.Call{}
+	if sent {
+		return answer{}, true
+	}
+	delete(l.pending, id)
+	if err := l.conn.Err(); err != nil {
+		return answer{kind: answerUnsent, text: err.Error()}, false
+	}
+	return answer{kind: answerFull, text: "its send buffer is full"}, false
+}
+
+// wire is the call as it travels. Called with its ref's lock, or while it is flying.
+func (c *call) wire() transport.Call {
+	left := time.Until(c.deadline)
+	millis := uint64(1) // 0 would mean none
+	if left > time.Millisecond {
+		millis = uint64((left + time.Millisecond - 1) / time.Millisecond)
+	}
+	return transport.Call{Class: c.ref.id.Class, Key: c.ref.id.Key, Method: c.method, Encoding: c.encoding, Arg: c.arg,
+		TimeoutMillis: millis, Stream: c.ref.stream, Generation: c.gen, Chain: c.chain}
+}
+
+// withdraw implements sender.
+func (l *link) withdraw(c *call) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := slices.Index(l.backlog, c)
+	if i < 0 {
+		return false
+	}
+	l.backlog = slices.Delete(l.backlog, i, i+1)
+	return true
+}
+
+// usable implements sender.
+func (l *link) usable() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state != linkDead && !l.leaving
+}
+
+// replaceable: another link should be dialed for the next call.
+func (l *link) replaceable(now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.leaving || l.state == linkDead && !now.Before(l.retryAt)
+}
+
+// Frame implements tcp.Handler.
+func (l *link) Frame(conn *tcp.Conn, h transport.Header, body []byte) {
+	l.client.sawEpoch(h.Epoch)
+	switch h.Kind {
+	case transport.KindReply:
+		r := new(reply)
+		if err := transport.DecodeReply(body, &r.Reply); err != nil {
+			// What else it sends cannot be trusted either. The call may have run, like all others in flight here.
+			l.end(fmt.Errorf("%s answered what is no reply: %w", l.addr, err), time.Time{})
+			return
+		}
+		if c := l.take(conn, h.ID); c != nil {
+			c.ref.answered(c, classify(r))
+		}
+	case transport.KindError:
+		var e transport.ErrorBody
+		_ = transport.DecodeError(body, &e) // an unreadable text is an empty one
+		if c := l.take(conn, h.ID); c != nil {
+			c.ref.answered(c, classify(notUnderstood(e.Message)))
+		}
+	case transport.KindGoAway:
+		l.goAway()
+	case transport.KindRequest:
+		conn.Refuse(h.ID, "this is a client: it answers no requests")
+	default: // of a later version; the connection stays
+		conn.Refuse(h.ID, fmt.Sprintf("a frame of kind %d, which this client does not know", h.Kind))
+	}
+}
+
+// take removes a call from the pending table; nil if there is none of that ID.
+func (l *link) take(conn *tcp.Conn, id uint64) *call {
+	l.mu.Lock()
+	c := l.pending[id]
+	delete(l.pending, id)
+	l.heard++
+	last := l.leaving && len(l.pending) == 0
+	l.mu.Unlock()
+	if last {
+		conn.Close()
+	}
+	return c
+}
+
+// goAway: what is in flight is still answered, nothing new starts here.
+func (l *link) goAway() {
+	l.mu.Lock()
+	l.leaving = true
+	idle := l.state == linkOpen && len(l.pending) == 0
+	l.mu.Unlock()
+	if idle {
+		l.conn.Close()
+	}
+}
+
+// Closed implements tcp.Handler.
+func (l *link) Closed(_ *tcp.Conn, err error) { l.end(err, time.Time{}) }
+
+// end: whatever waits here is answered: what did not leave may be sent elsewhere, the rest may have run.
+func (l *link) end(err error, retryAt time.Time) {
+	l.mu.Lock()
+	if l.state == linkDead {
+		l.mu.Unlock()
+		return
+	}
+	l.state, l.err, l.retryAt = linkDead, err, retryAt
+	backlog, pending, conn := l.backlog, l.pending, l.conn
+	l.backlog, l.pending = nil, nil
+	l.mu.Unlock()
+	if conn != nil {
+		conn.Close()
+	}
+	ids := make([]uint64, 0, len(pending))
+	for id := range pending {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	for _, id := range ids {
+		pending[id].ref.answered(pending[id], answer{kind: answerLost, text: err.Error()})
+	}
+	for _, c := range backlog {
+		c.ref.answered(c, answer{kind: answerUnsent, text: err.Error()})
+	}
+}
+
+// look is the monitor's: a link that has calls in flight and heard nothing since the last look is asked for a sign of life. It
+// reports whether the link is idle.
+func (l *link) look(ctx context.Context) (idle bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	silent := l.state == linkOpen && len(l.pending) > 0 && l.heard == l.marked && !l.probing
+	l.marked = l.heard
+	if silent {
+		l.probing = true
+		l.client.wg.Go(func() { l.probe(ctx) })
+	}
+	return l.state == linkOpen && len(l.pending) == 0
+}
+
+func (l *link) probe(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, l.client.opts.KeepAlive)
+	defer cancel()
+	_, err := l.conn.Roundtrip(ctx, transport.Request{Name: "ring"})
+	l.mu.Lock()
+	l.probing = false
+	l.mu.Unlock()
+	if err != nil && ctx.Err() != nil {
+		l.end(errSilent, time.Time{})
+	}
+}
