@@ -135,7 +135,7 @@ func (d *ringReader) count(limit uint64) uint64 {
 	return v
 }
 
-func (d *ringReader) string() string { return string(d.take(int(d.count(255)))) }
+func (d *ringReader) string() string { return string(d.take(int(d.count(maxAddr)))) }
 
 func (d *ringReader) assignment(members []Member) Assignment {
 	var a Assignment

@@ -6,6 +6,9 @@ import (
 	"slices"
 )
 
+// maxAddr bounds an address, in bytes.
+const maxAddr = 255
+
 // Member is a node that the ring knows. Addr is its --listen and GossipAddr its --gossip, as others reach them.
 type Member struct {
 	ID         NodeID
@@ -152,8 +155,8 @@ func (r *Ring) check() error {
 		if m.ID == 0 || (i > 0 && r.members[i-1].ID >= m.ID) {
 			return fmt.Errorf("ring: member %s is out of order, twice there or zero", m.ID)
 		}
-		if m.Addr == "" {
-			return fmt.Errorf("ring: member %s has no address", m.ID)
+		if m.Addr == "" || len(m.Addr) > maxAddr || len(m.GossipAddr) > maxAddr {
+			return fmt.Errorf("ring: member %s has no address, or one longer than %d bytes", m.ID, maxAddr)
 		}
 	}
 	if err := r.checkAssignment("the system shard", r.system); err != nil {
