@@ -1,0 +1,122 @@
+package host
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/ringfence/ringfence/store"
+)
+
+// overlay is what an object's storage looks like in memory: writes not yet applied (dirty), which must be seen and kept, and values
+// known to be in the shard's state (clean), kept as far as there is room. Keys are those of store.Write.
+type overlay struct {
+	entries map[string]*entry
+	dirty   list[entry] // in the order of their batches
+	clean   list[entry] // least recently used first
+	size    int         // bytes of the clean ones
+}
+
+type entry struct {
+	key     string
+	val     []byte
+	present bool
+	tag     uint64 // newest batch that wrote it; 0: clean
+	node[entry]
+}
+
+const entryOverhead = 128
+
+func (e *entry) weight() int { return entryOverhead + 2*len(e.key) + len(e.val) }
+
+func (v *overlay) put(w *store.Write, tag uint64) {
+	e := v.entries[string(w.Key)]
+	switch {
+	case e == nil:
+		e = v.add(string(w.Key))
+	case e.tag == 0:
+		v.clean.remove(&e.node)
+		v.size -= e.weight()
+	default:
+		v.dirty.remove(&e.node)
+	}
+	e.val, e.present, e.tag = w.Value, !w.Delete, tag
+	v.dirty.pushBack(&e.node)
+}
+
+func (v *overlay) add(key string) *entry {
+	if v.entries == nil {
+		v.entries = make(map[string]*entry)
+	}
+	e := &entry{key: key}
+	e.node.value = e
+	v.entries[key] = e
+	return e
+}
+
+// settle makes clean what batches up to pos wrote last.
+func (v *overlay) settle(pos uint64, room int) {
+	for v.dirty.first != nil && v.dirty.first.value.tag <= pos {
+		e := v.dirty.first.value
+		v.dirty.remove(&e.node)
+		e.tag = 0
+		v.keep(e)
+	}
+	v.trim(room)
+}
+
+func (v *overlay) keep(e *entry) {
+	v.clean.pushBack(&e.node)
+	v.size += e.weight()
+}
+
+func (v *overlay) trim(room int) {
+	for v.size > room && v.clean.first != nil {
+		e := v.clean.first.value
+		v.clean.remove(&e.node)
+		v.size -= e.weight()
+		delete(v.entries, e.key)
+	}
+}
+
+// Lookup finds key in memory. If found is false the shard's state must be asked; if present is false the key does not exist. The
+// value must not be changed.
+func (t *Tenure) Lookup(a *Activation, key []byte) (value []byte, present, found bool) {
+	v := &a.o.overlay
+	e := v.entries[string(key)]
+	if e == nil {
+		return nil, false, false
+	}
+	if e.tag == 0 && v.clean.last != &e.node {
+		v.clean.remove(&e.node)
+		v.clean.pushBack(&e.node)
+	}
+	return e.val, e.present, true
+}
+
+// Fill remembers what the shard's state said about key. pos is what Pos was before the state was asked: if the object has submitted
+// something since, the answer may be old and is not remembered. The value is taken over.
+func (t *Tenure) Fill(a *Activation, key, value []byte, present bool, pos uint64) {
+	v := &a.o.overlay
+	if t.lost || a.o.act != a || a.o.pos != pos || v.entries[string(key)] != nil {
+		return
+	}
+	e := v.add(string(key))
+	e.val, e.present = value, present
+	v.keep(e)
+	v.trim(a.o.policy.CacheBytes)
+}
+
+// Unapplied is what the object has submitted and is not known to be applied, of the keys in [start, end), one write per key in
+// ascending order. A nil end means no end. It must be asked before the shard's state is scanned, else a batch applied between the
+// two would be seen by neither.
+func (t *Tenure) Unapplied(a *Activation, start, end []byte) []store.Write {
+	var ws []store.Write
+	for n := a.o.dirty.first; n != nil; n = n.next {
+		e := n.value
+		if e.key >= string(start) && (end == nil || e.key < string(end)) {
+			ws = append(ws, store.Write{Key: []byte(e.key), Value: e.val, Delete: !e.present})
+		}
+	}
+	slices.SortFunc(ws, func(x, y store.Write) int { return bytes.Compare(x.Key, y.Key) })
+	return ws
+}

@@ -1,0 +1,262 @@
+package host
+
+import (
+	"github.com/ringfence/ringfence/actor"
+	"github.com/ringfence/ringfence/store"
+)
+
+// Tenure is one shard under one token, on its owner: the mailboxes of its objects, the writes that are not yet applied, and the gate
+// behind which replies wait. It is a machine: not safe for concurrent use, no goroutines, no clock, and the same calls give the same
+// actions. Methods append what is to be done to out; actions are done in order, ActSubmit and ActConfirm before the next call.
+//
+// Per object at most one event runs. The next is started when the one before has ended, though its writes are not yet applied: they
+// are seen through the overlay. A reply is held until
+//
+//  1. all batches that the object had submitted when the event ended are applied, and
+//  2. a confirming round begun after the event was started is answered, or a batch submitted after it was started is applied
+//     (waived by Policy.AllowStaleReplies), and
+//  3. the token is not lost.
+type Tenure struct {
+	token    store.Token
+	lost     bool
+	draining bool
+
+	next    uint64 // newest batch submitted
+	applied uint64
+	batches queue[batch] // not yet applied
+
+	round     uint64 // newest confirming round begun
+	confirmed uint64
+	wanted    bool // somebody ended who needs a round newer than the one under way
+
+	objects     map[actor.ID]*object
+	all         list[object] // the same in the order in which they came, so that output never depends on the map's order
+	idle        list[Activation]
+	held        []held // in the order of ending
+	running     int
+	activations int
+	tick        uint64
+}
+
+// Policy is what a class allows its objects. All figures are per object.
+type Policy struct {
+	Mailbox           int    // events delivered and not yet answered, held replies included
+	MailboxBytes      int    // their bytes; an event for an object that has none is always taken
+	HeldBytes         int    // bytes of held replies above which the next event is not started
+	CacheBytes        int    // bytes of values kept in memory beside those not yet applied
+	IdleTicks         uint64 // ticks after which an idle activation is dropped
+	AllowStaleReplies bool   // replies do not wait for a confirmation, and one that touched nothing survives the loss of the token
+}
+
+// Activation is an object in memory. Another one takes its place after a reset; what was submitted stays with the object.
+type Activation struct {
+	Data any // of who drives the Tenure: the class's instance
+
+	o       *object
+	running *Event
+	since   uint64 // tick at which it became idle
+	node[Activation]
+}
+
+// Object is the object's ID.
+func (a *Activation) Object() actor.ID { return a.o.id }
+
+type object struct {
+	id     actor.ID
+	policy *Policy
+	act    *Activation // nil until the first event, and after a reset until the next
+
+	first, last *Event // mailbox
+	unanswered  int    // events delivered and not yet answered
+	bytes       int    // of those, and of their held replies
+	heldBytes   int    // of held replies
+
+	pos uint64 // newest batch submitted
+	overlay
+	node[object]
+}
+
+type batch struct {
+	pos uint64
+	o   *object
+}
+
+// NewTenure begins the tenure of token. Nothing is submitted or asked under it yet.
+func NewTenure(token store.Token) *Tenure {
+	return &Tenure{token: token, objects: map[actor.ID]*object{}}
+}
+
+// Token is the token under which everything here happens.
+func (t *Tenure) Token() store.Token { return t.token }
+
+// Deliver puts ev into its object's mailbox and starts it if nothing runs there. p must stay the same for all events of a class.
+func (t *Tenure) Deliver(out []Action, ev *Event, p *Policy) []Action {
+	o := t.objects[ev.Object]
+	ev.size = ev.weight()
+	if why := t.refuses(o, ev, p); why != 0 {
+		return append(out, Action{Kind: ActRefuse, Event: ev, Why: why, Outcome: actor.DidNotRun})
+	}
+	if o == nil {
+		o = &object{id: ev.Object, policy: p}
+		o.node.value = o
+		t.objects[o.id] = o
+		t.all.pushBack(&o.node)
+	}
+	o.unanswered++
+	o.bytes += ev.size
+	if o.last == nil {
+		o.first = ev
+	} else {
+		o.last.next = ev
+	}
+	o.last = ev
+	return t.start(out, o)
+}
+
+func (t *Tenure) refuses(o *object, ev *Event, p *Policy) Why {
+	switch {
+	case t.lost:
+		return WhyMoved
+	case t.draining:
+		return WhyDraining
+	case o == nil || o.unanswered == 0:
+		return 0
+	case o.unanswered >= p.Mailbox:
+		return WhyCount
+	case o.bytes+ev.size > p.MailboxBytes:
+		return WhyBytes
+	}
+	return 0
+}
+
+// start begins the object's next event if it may run now.
+func (t *Tenure) start(out []Action, o *object) []Action {
+	if o.first == nil || t.lost || t.draining || o.act != nil && o.act.running != nil || o.heldBytes > o.policy.HeldBytes {
+		return out
+	}
+	a := o.act
+	if a == nil {
+		a = &Activation{o: o}
+		a.node.value = a
+		o.act = a
+		t.activations++
+	}
+	t.idle.remove(&a.node)
+	ev := o.pop()
+	ev.round, ev.after = t.round, t.next
+	if mutJoinEarlierRound() && t.round > t.confirmed {
+		ev.round--
+	}
+	a.running = ev
+	t.running++
+	return append(out, Action{Kind: ActStart, Activation: a, Event: ev})
+}
+
+func (o *object) pop() *Event {
+	ev := o.first
+	if o.first = ev.next; o.first == nil {
+		o.last = nil
+	}
+	ev.next = nil
+	return ev
+}
+
+// End is how the code of an event ended.
+type End struct {
+	Writes  []store.Write // taken over; what the event wrote since its last Submit
+	Reply   any           // comes back with ActRespond
+	Bytes   int           // size of Reply
+	Touched bool          // storage was read or written, by whatever outcome
+	Denied  bool          // an access to storage was refused because the token is over
+}
+
+// Ended: the code of the event that ran on a has returned.
+func (t *Tenure) Ended(out []Action, a *Activation, e End) []Action {
+	o, ev := a.o, t.stop(a)
+	if t.lost {
+		return t.endedLost(out, a, ev, &e)
+	}
+	if len(e.Writes) > 0 {
+		out = t.submit(out, o, e.Writes)
+	}
+	out = t.hold(out, o, ev, &e)
+	return t.rest(out, a)
+}
+
+// stop notes that nothing runs on a any more; rest goes on with what waits for a, or lets it lie idle.
+func (t *Tenure) stop(a *Activation) *Event {
+	ev := a.running
+	a.running = nil
+	t.running--
+	return ev
+}
+
+func (t *Tenure) rest(out []Action, a *Activation) []Action {
+	if out = t.start(out, a.o); a.running == nil {
+		a.since = t.tick
+		t.idle.pushBack(&a.node)
+	}
+	return out
+}
+
+// endedLost: nothing leaves a lost tenure but the reply of a class that allows it, of an event to which the loss made no difference.
+func (t *Tenure) endedLost(out []Action, a *Activation, ev *Event, e *End) []Action {
+	stale := a.o.policy.AllowStaleReplies && !e.Denied && len(e.Writes) == 0 && a.o.pos <= t.applied
+	if stale || mutStaleRelease() {
+		out = append(out, Action{Kind: ActRespond, Event: ev, Reply: e.Reply})
+	} else {
+		out = append(out, Action{Kind: ActRefuse, Event: ev, Why: WhyMoved, Outcome: actor.MayHaveRun})
+	}
+	return t.drop(out, a)
+}
+
+// Submit: the event that runs on a commits what it wrote so far and goes on (before it waits for its writes, or calls out).
+// It must not be called on a lost tenure.
+func (t *Tenure) Submit(out []Action, a *Activation, writes []store.Write) []Action {
+	return t.submit(out, a.o, writes)
+}
+
+func (t *Tenure) submit(out []Action, o *object, writes []store.Write) []Action {
+	t.next++
+	o.pos = t.next
+	t.batches.push(batch{t.next, o})
+	for i := range writes {
+		o.put(&writes[i], t.next)
+	}
+	return append(out, Action{Kind: ActSubmit, Activation: o.act, Writes: writes, Pos: t.next})
+}
+
+// Pos is the newest batch that the object of a has submitted.
+func (t *Tenure) Pos(a *Activation) uint64 { return a.o.pos }
+
+// Await: waiter goes on (ActWake) when all batches that the object of a has submitted are applied, or the token is lost.
+func (t *Tenure) Await(out []Action, a *Activation, waiter any) []Action {
+	switch {
+	case t.lost:
+		return append(out, Action{Kind: ActWake, Waiter: waiter, Why: WhyMoved})
+	case t.applied >= a.o.pos:
+		return append(out, Action{Kind: ActWake, Waiter: waiter})
+	}
+	t.held = append(t.held, held{o: a.o, pos: a.o.pos, free: true, waiter: waiter})
+	return out
+}
+
+// Submitted is the newest batch.
+func (t *Tenure) Submitted() uint64 { return t.next }
+
+// Running is how many events run.
+func (t *Tenure) Running() int { return t.running }
+
+// Activations is how many are in memory.
+func (t *Tenure) Activations() int { return t.activations }
+
+// Held is how many replies wait at the gate, those that Await included.
+func (t *Tenure) Held() int { return len(t.held) }
+
+// Quiet says that nothing runs, nothing is held and everything submitted is applied.
+func (t *Tenure) Quiet() bool {
+	return t.running == 0 && len(t.held) == 0 && (t.lost || t.applied == t.next)
+}
+
+// IsLost reports whether the token is over.
+func (t *Tenure) IsLost() bool { return t.lost }
