@@ -1,0 +1,155 @@
+package actor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Class is a kind of object: a name, a constructor, and the callable methods of what the constructor returns. Make one with Define.
+type Class struct{ d *definition }
+
+type definition struct {
+	name    string
+	err     error
+	opts    ClassOptions
+	newT    func(context.Context, *State) (reflect.Value, error)
+	methods map[string]*Method
+	names   []string
+}
+
+// ClassOptions is what the options of a class add up to.
+type ClassOptions struct {
+	AllowStaleReplies bool
+	IdleTimeout       time.Duration // 0: the host's default
+	MailboxLimit      int           // 0: the host's default
+	Version           int
+}
+
+// ClassOption changes a class.
+type ClassOption func(*ClassOptions)
+
+// AllowStaleReplies lets replies leave without proof that the object had not moved meanwhile: faster reads, which may be of the past while
+// the network is broken. Replies still wait for the writes before them.
+func AllowStaleReplies() ClassOption { return func(o *ClassOptions) { o.AllowStaleReplies = true } }
+
+// IdleTimeout is how long an activation stays in memory without an event. Must be positive.
+func IdleTimeout(d time.Duration) ClassOption { return func(o *ClassOptions) { o.IdleTimeout = d } }
+
+// MailboxLimit is how many events may wait for one activation; one more is refused with ErrOverloaded. Must be positive.
+func MailboxLimit(n int) ClassOption { return func(o *ClassOptions) { o.MailboxLimit = n } }
+
+// Version is a number of yours that operators see, to tell which nodes run which code. Must be positive.
+func Version(n int) ClassOption { return func(o *ClassOptions) { o.Version = n } }
+
+// Define makes a class. newT is the constructor: it runs before the first event of each activation, under the same rules as a method.
+// Callable are the exported methods of T whose first parameter is a context:
+//
+//	func(ctx context.Context [, arg A]) ([R,] error)
+//
+// A context method of another shape is a mistake, which Err, and every host that is given the class, reports by name. Exported
+// methods without a context are simply not callable. The name Alarm is reserved.
+func Define[T any](name string, newT func(context.Context, *State) (T, error), opts ...ClassOption) Class {
+	d := &definition{name: name, methods: map[string]*Method{}}
+	errs := []error{ValidateClass(name)}
+	if newT == nil {
+		errs = append(errs, fmt.Errorf("class %s: the constructor is nil", name))
+	}
+	d.newT = func(ctx context.Context, s *State) (reflect.Value, error) {
+		t, err := newT(ctx, s)
+		return reflect.ValueOf(&t).Elem(), err
+	}
+	errs = append(errs, d.setOptions(opts)...)
+	typ := reflect.TypeFor[T]()
+	for i := range typ.NumMethod() {
+		m, err := newMethod(name, typ, typ.Method(i))
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if m != nil {
+			d.methods[m.Name] = m
+			d.names = append(d.names, m.Name)
+		}
+	}
+	slices.Sort(d.names)
+	d.err = errors.Join(errs...)
+	return Class{d}
+}
+
+func (d *definition) setOptions(opts []ClassOption) (errs []error) {
+	const unset = -1 << 40
+	o := ClassOptions{IdleTimeout: unset, MailboxLimit: unset, Version: unset}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	check := func(what string, set, bad bool, value any) bool {
+		if set && bad {
+			errs = append(errs, fmt.Errorf("class %s: %s(%v): want a positive number", d.name, what, value))
+		}
+		return set
+	}
+	if !check("IdleTimeout", o.IdleTimeout != unset, o.IdleTimeout <= 0, o.IdleTimeout) {
+		o.IdleTimeout = 0
+	}
+	if !check("MailboxLimit", o.MailboxLimit != unset, o.MailboxLimit <= 0, o.MailboxLimit) {
+		o.MailboxLimit = 0
+	}
+	if !check("Version", o.Version != unset, o.Version <= 0, o.Version) {
+		o.Version = 0
+	}
+	d.opts = o
+	return errs
+}
+
+// Name is the class's name.
+func (c Class) Name() string {
+	if c.d == nil {
+		return ""
+	}
+	return c.d.name
+}
+
+// Err is what is wrong with the definition; nil if nothing is.
+func (c Class) Err() error {
+	if c.d == nil {
+		return errors.New("class: the zero Class is not defined: use actor.Define")
+	}
+	return c.d.err
+}
+
+// Options is what the class's options add up to.
+func (c Class) Options() ClassOptions { return c.d.opts }
+
+// Methods lists the callable methods, sorted. The caller must not change it.
+func (c Class) Methods() []string { return c.d.names }
+
+// Method finds a callable method; the error names those that exist.
+func (c Class) Method(name string) (*Method, *Error) {
+	if m := c.d.methods[name]; m != nil {
+		return m, nil
+	}
+	has := "has no callable methods"
+	if len(c.d.names) > 0 {
+		has = "has " + strings.Join(c.d.names, ", ")
+	}
+	return nil, &Error{Code: CodeUnknownMethod, Outcome: DidNotRun, Message: fmt.Sprintf("no method %.100q: class %s %s", name, c.d.name, has)}
+}
+
+// Instance is what a constructor returned: one activation's memory.
+type Instance struct{ v reflect.Value }
+
+// New runs the constructor. For hosts.
+func (c Class) New(ctx context.Context, s *State) (Instance, error) {
+	v, err := c.d.newT(ctx, s)
+	if err != nil {
+		return Instance{}, err
+	}
+	if k := v.Kind(); (k == reflect.Pointer || k == reflect.Interface) && v.IsNil() {
+		return Instance{}, fmt.Errorf("the constructor of class %s returned nil without an error", c.d.name)
+	}
+	return Instance{v}, nil
+}

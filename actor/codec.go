@@ -1,0 +1,102 @@
+package actor
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+
+	"github.com/vmihailenco/msgpack/v5"
+)
+
+// Encoding tags the bytes of an argument or a result. The numbers are those of the wire.
+type Encoding uint8
+
+const (
+	EncodingNone    Encoding = 0 // no argument, no result
+	EncodingMsgpack Encoding = 1
+	EncodingJSON    Encoding = 2
+)
+
+// Marshal encodes a value as stored values, arguments and results are: msgpack with compact integers; struct fields are named by
+// their msgpack tag, else their json tag. The bytes are the caller's.
+func Marshal(v any) ([]byte, error) {
+	// A few types make up most calls, and need no encoder.
+	switch v := v.(type) {
+	case int64:
+		return appendInt(nil, v), nil
+	case nil:
+		return []byte{0xc0}, nil
+	}
+	var buf bytes.Buffer
+	enc := msgpack.GetEncoder()
+	defer msgpack.PutEncoder(enc)
+	enc.ResetWriter(&buf)
+	enc.SetCustomStructTag("json")
+	enc.UseCompactInts(true)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return buf.Bytes(), nil
+}
+
+// appendInt is what the encoder writes for an int64 with compact integers.
+func appendInt(b []byte, n int64) []byte {
+	switch {
+	case n >= 0 && n < 1<<7, n < 0 && n >= -1<<5:
+		return append(b, byte(n))
+	case n >= 0 && n < 1<<8:
+		return append(b, 0xcc, byte(n))
+	case n >= 0 && n < 1<<16:
+		return append(b, 0xcd, byte(n>>8), byte(n))
+	case n >= 0 && n < 1<<32:
+		return append(b, 0xce, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
+	case n >= 0:
+		return appendUint64(append(b, 0xcf), uint64(n))
+	case n >= -1<<7:
+		return append(b, 0xd0, byte(n))
+	case n >= -1<<15:
+		return append(b, 0xd1, byte(n>>8), byte(n))
+	case n >= -1<<31:
+		return append(b, 0xd2, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
+	}
+	return appendUint64(append(b, 0xd3), uint64(n))
+}
+
+func appendUint64(b []byte, n uint64) []byte {
+	return append(b, byte(n>>56), byte(n>>48), byte(n>>40), byte(n>>32), byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
+}
+
+// Unmarshal decodes what Marshal wrote into a pointer; b is not kept. Bytes after the value are an error. Into an any, integers become
+// int64 or uint64 and maps map[string]any.
+func Unmarshal(b []byte, into any) error {
+	r := bytes.NewReader(b)
+	dec := msgpack.GetDecoder()
+	defer msgpack.PutDecoder(dec)
+	dec.ResetReader(r)
+	dec.SetCustomStructTag("json")
+	dec.UseLooseInterfaceDecoding(true)
+	if err := dec.Decode(into); err != nil {
+		return err
+	}
+	if n := r.Len(); n > 0 {
+		return fmt.Errorf("%d bytes after the value", n)
+	}
+	return nil
+}
+
+func encode(e Encoding, v any) ([]byte, error) {
+	if e == EncodingJSON {
+		return json.Marshal(v)
+	}
+	return Marshal(v)
+}
+
+func decode(e Encoding, b []byte, into any) error {
+	switch e {
+	case EncodingJSON:
+		return json.Unmarshal(b, into)
+	case EncodingMsgpack:
+		return Unmarshal(b, into)
+	}
+	return fmt.Errorf("its encoding has the number %d: this version knows msgpack (1) and JSON (2)", e)
+}

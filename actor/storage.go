@@ -1,0 +1,226 @@
+package actor
+
+import (
+	"context"
+	"fmt"
+	"slices"
+)
+
+// Limits of storage.
+const (
+	MaxStorageKey   = 2048    // bytes; at least one
+	MaxStorageValue = 2 << 20 // bytes, encoded
+	MaxBatchBytes   = 8 << 20 // keys and values of one batch
+	MaxBatchKeys    = 10_000
+	MaxKeysPerCall  = 128 // of GetMany and Delete
+)
+
+// Storage is an object's durable storage: values, encoded with Marshal, under keys in byte order. It works only with the context of a
+// running event of its own activation, or one derived from it; otherwise every method fails with ErrNotInEvent. Every access makes sure first
+// that the object has not moved; if it has, it fails with ErrMoved, and so do all that follow.
+//
+// All that an event writes, up to a Sync, takes effect as one batch when the event ends, also if it ends with an error; the reply leaves when
+// the batch is durable. Reads see it at once.
+type Storage struct{ b Backend }
+
+// Getter is what Get reads from.
+type Getter interface {
+	Get(ctx context.Context, key string, into any) (bool, error)
+}
+
+// Get returns the value under key as a T, and whether there is one.
+func Get[T any](ctx context.Context, g Getter, key string) (T, bool, error) {
+	var v T
+	ok, err := g.Get(ctx, key, &v)
+	return v, ok, err
+}
+
+// Value is a stored value, still encoded.
+type Value struct{ raw []byte }
+
+// NewValue is for hosts. raw is shared.
+func NewValue(raw []byte) Value { return Value{raw} }
+
+// Decode stores the value in into, a pointer. What it stores shares nothing with storage.
+func (v Value) Decode(into any) error { return Unmarshal(v.raw, into) }
+
+// Entry is one key with its value.
+type Entry struct {
+	Key string
+	Value
+}
+
+// ListOptions select what List returns. The zero value selects everything.
+type ListOptions struct {
+	Start      string // the least key; inclusive
+	StartAfter string // the same, exclusive; not together with Start
+	End        string // exclusive; empty: no bound
+	Prefix     string // only keys that begin so
+	Reverse    bool   // from the greatest key down; Start and End keep their meaning
+	Limit      int    // at most so many entries; 0: all
+}
+
+// Get stores the value under key in into, a pointer, and reports whether there is one; if not, into is left alone.
+func (s *Storage) Get(ctx context.Context, key string, into any) (bool, error) {
+	if err := checkKey(key); err != nil {
+		return false, err
+	}
+	raw, ok, err := s.b.Get(ctx, key)
+	if err != nil || !ok {
+		return false, err
+	}
+	if err := Unmarshal(raw, into); err != nil {
+		return true, inEvent(CodeBadArgument, "storage key %.100q: the stored value cannot be read as a %T: %v", key, into, err).WithCause(err)
+	}
+	return true, nil
+}
+
+// GetMany returns the values of those of the keys that exist.
+func (s *Storage) GetMany(ctx context.Context, keys ...string) (map[string]Value, error) {
+	if err := checkKeys(keys); err != nil {
+		return nil, err
+	}
+	values := make(map[string]Value, len(keys))
+	for _, key := range keys {
+		raw, ok, err := s.b.Get(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			values[key] = Value{raw}
+		}
+	}
+	return values, nil
+}
+
+// Put stores value under key. It is encoded before Put returns: later changes of value do not count.
+func (s *Storage) Put(ctx context.Context, key string, value any) error {
+	c, err := change(key, value)
+	if err != nil {
+		return err
+	}
+	return s.b.Write(ctx, []Change{c})
+}
+
+// PutMany stores all entries, or on error none.
+func (s *Storage) PutMany(ctx context.Context, entries map[string]any) error {
+	changes := make([]Change, 0, min(len(entries), MaxBatchKeys))
+	if len(entries) > MaxBatchKeys {
+		return inEvent(CodeBatchTooLarge, "PutMany of %d keys: a batch has at most %d; nothing was written", len(entries), MaxBatchKeys)
+	}
+	for key, value := range entries {
+		c, err := change(key, value)
+		if err != nil {
+			return err
+		}
+		changes = append(changes, c)
+	}
+	slices.SortFunc(changes, func(a, b Change) int {
+		if a.Key < b.Key {
+			return -1
+		}
+		return 1
+	})
+	return s.b.Write(ctx, changes)
+}
+
+// Delete removes the keys and returns how many of them existed.
+func (s *Storage) Delete(ctx context.Context, keys ...string) (int, error) {
+	if err := checkKeys(keys); err != nil {
+		return 0, err
+	}
+	var changes []Change
+	for i, key := range keys {
+		if slices.Contains(keys[:i], key) {
+			continue
+		}
+		_, ok, err := s.b.Get(ctx, key)
+		if err != nil {
+			return 0, err
+		}
+		if ok {
+			changes = append(changes, Change{Key: key, Delete: true})
+		}
+	}
+	if len(changes) == 0 {
+		return 0, nil
+	}
+	return len(changes), s.b.Write(ctx, changes)
+}
+
+// List returns the selected entries in the order of their keys. All of them are held in memory: limit what may be large.
+func (s *Storage) List(ctx context.Context, o ListOptions) ([]Entry, error) {
+	if o.Start != "" && o.StartAfter != "" {
+		return nil, inEvent(CodeBadArgument, "List: both Start and StartAfter are set: use one")
+	}
+	if o.Limit < 0 {
+		return nil, inEvent(CodeBadArgument, "List: Limit is %d: want a positive number, or 0 for all", o.Limit)
+	}
+	start, end := o.Start, o.End
+	if o.StartAfter != "" {
+		start = o.StartAfter + "\x00"
+	}
+	if o.Prefix != "" {
+		start = max(start, o.Prefix)
+		if e := prefixEnd(o.Prefix); e != "" && (end == "" || e < end) {
+			end = e
+		}
+	}
+	return s.b.List(ctx, start, end, o.Reverse, o.Limit)
+}
+
+// Sync makes a batch of what the event has written so far, and waits until that and all before it is durable. After an error it may
+// or may not take effect.
+func (s *Storage) Sync(ctx context.Context) error { return s.b.Sync(ctx) }
+
+// prefixEnd is the least string greater than all that begin with prefix; empty if there is none.
+func prefixEnd(prefix string) string {
+	b := []byte(prefix)
+	for i := len(b) - 1; i >= 0; i-- {
+		if b[i]++; b[i] != 0 {
+			return string(b[:i+1])
+		}
+	}
+	return ""
+}
+
+func change(key string, value any) (Change, error) {
+	if err := checkKey(key); err != nil {
+		return Change{}, err
+	}
+	b, err := Marshal(value)
+	if err != nil {
+		return Change{}, inEvent(CodeBadArgument, "storage key %.100q: a %T cannot be stored: %v", key, value, err).WithCause(err)
+	}
+	if len(b) > MaxStorageValue {
+		return Change{}, inEvent(CodeBadArgument, "storage key %.100q: the value has %d bytes encoded: want at most %d", key, len(b), MaxStorageValue)
+	}
+	return Change{Key: key, Value: b}, nil
+}
+
+func checkKey(key string) error {
+	switch {
+	case key == "":
+		return inEvent(CodeBadArgument, "the storage key is empty: want 1 to %d bytes", MaxStorageKey)
+	case len(key) > MaxStorageKey:
+		return inEvent(CodeBadArgument, "storage key %.40q…: it has %d bytes: want at most %d", key, len(key), MaxStorageKey)
+	}
+	return nil
+}
+
+func checkKeys(keys []string) error {
+	if len(keys) > MaxKeysPerCall {
+		return inEvent(CodeBadArgument, "%d storage keys in one call: want at most %d", len(keys), MaxKeysPerCall)
+	}
+	for _, key := range keys {
+		if err := checkKey(key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inEvent is an error that arises in an object's code.
+func inEvent(code Code, format string, args ...any) *Error {
+	return &Error{Code: code, Outcome: Ran, Remote: true, Message: fmt.Sprintf(format, args...)}
+}
