@@ -127,16 +127,22 @@ func (c Class) Options() ClassOptions { return c.d.opts }
 // Methods lists the callable methods, sorted. The caller must not change it.
 func (c Class) Methods() []string { return c.d.names }
 
-// Method finds a callable method; the error names those that exist.
-func (c Class) Method(name string) (*Method, *Error) {
-	if m := c.d.methods[name]; m != nil {
-		return m, nil
-	}
+// Version is the number that the option Version gave; 0 if there was none.
+func (c Class) Version() int { return c.d.opts.Version }
+
+// Method finds a callable method.
+func (c Class) Method(name string) (*Method, bool) {
+	m := c.d.methods[name]
+	return m, m != nil
+}
+
+// NoMethod is the error for a method that Method does not find; it lists those that exist.
+func (c Class) NoMethod(name string) *Error {
 	has := "has no callable methods"
 	if len(c.d.names) > 0 {
 		has = "has " + strings.Join(c.d.names, ", ")
 	}
-	return nil, &Error{Code: CodeUnknownMethod, Outcome: DidNotRun, Message: fmt.Sprintf("no method %.100q: class %s %s", name, c.d.name, has)}
+	return &Error{Code: CodeUnknownMethod, Outcome: DidNotRun, Message: fmt.Sprintf("no method %.100q: class %s %s", name, c.d.name, has)}
 }
 
 // Instance is what a constructor returned: one activation's memory.

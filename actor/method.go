@@ -2,6 +2,7 @@ package actor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 )
@@ -9,10 +10,10 @@ import (
 // Method is one callable method of a class.
 type Method struct {
 	Name   string
+	Arg    reflect.Type // nil if it takes none
+	Result reflect.Type // nil if it returns none
 	class  string
 	index  int
-	arg    reflect.Type // nil if it takes none
-	result bool
 }
 
 var (
@@ -44,7 +45,7 @@ func newMethod(class string, typ reflect.Type, rm reflect.Method) (*Method, erro
 	case n > 2:
 		return bad(fmt.Sprintf("takes %d arguments (make them one struct)", n-1))
 	case n == 2:
-		m.arg = f.In(first + 1)
+		m.Arg = f.In(first + 1)
 	}
 	switch n := f.NumOut(); {
 	case n == 0 || f.Out(n-1) != errorType:
@@ -52,13 +53,13 @@ func newMethod(class string, typ reflect.Type, rm reflect.Method) (*Method, erro
 	case n > 2:
 		return bad(fmt.Sprintf("returns %d values before the error", n-1))
 	case n == 2:
-		m.result = true
+		m.Result = f.Out(0)
 	}
-	if m.arg != nil && !travels(m.arg) {
-		return bad(fmt.Sprintf("takes a %v, which cannot be sent", m.arg))
+	if m.Arg != nil && !travels(m.Arg) {
+		return bad(fmt.Sprintf("takes a %v, which cannot be sent", m.Arg))
 	}
-	if m.result && !travels(f.Out(0)) {
-		return bad(fmt.Sprintf("returns a %v, which cannot be sent", f.Out(0)))
+	if m.Result != nil && !travels(m.Result) {
+		return bad(fmt.Sprintf("returns a %v, which cannot be sent", m.Result))
 	}
 	return m, nil
 }
@@ -74,26 +75,32 @@ func travels(t reflect.Type) bool {
 // Arg is a decoded argument.
 type Arg struct{ v reflect.Value }
 
-// Decode makes the method's argument of its encoded form. The argument shares nothing with b.
-func (m *Method) Decode(e Encoding, b []byte) (arg Arg, err *Error) {
+// Decode makes the method's argument of its encoded form, in which skim, if not nil, looks first for what the msgpack decoder must not see.
+// The argument shares nothing with b. The error says that the method did not run.
+func (m *Method) Decode(e Encoding, b []byte, skim func([]byte) error) (arg Arg, err *Error) {
 	given := e != EncodingNone && len(b) > 0
 	switch {
-	case m.arg == nil && given && !isNil(e, b):
+	case m.Arg == nil && given && !isNil(e, b):
 		return arg, m.bad("takes no argument, but one was sent")
-	case m.arg == nil:
+	case m.Arg == nil:
 		return arg, nil
 	case !given:
-		return arg, m.bad(fmt.Sprintf("wants an argument of type %v, and none was sent", m.arg))
+		return arg, m.bad(fmt.Sprintf("wants an argument of type %v, and none was sent", m.Arg))
 	}
 	// A type may decode itself, with code of the user's.
 	defer func() {
 		if r := recover(); r != nil {
-			err = m.bad(fmt.Sprintf("cannot read its argument of type %v: panic: %v", m.arg, r))
+			err = m.bad(fmt.Sprintf("cannot read its argument of type %v: panic: %v", m.Arg, r))
 		}
 	}()
-	p := reflect.New(m.arg)
+	if skim != nil && e == EncodingMsgpack {
+		if e := skim(b); e != nil {
+			return arg, m.bad(fmt.Sprintf("cannot read its argument of type %v: %v", m.Arg, e))
+		}
+	}
+	p := reflect.New(m.Arg)
 	if e := decode(e, b, p.Interface()); e != nil {
-		return arg, m.bad(fmt.Sprintf("cannot read its argument of type %v: %v", m.arg, e))
+		return arg, m.bad(fmt.Sprintf("cannot read its argument of type %v: %v", m.Arg, e))
 	}
 	return Arg{p.Elem()}, nil
 }
@@ -111,7 +118,7 @@ func (m *Method) bad(why string) *Error {
 func (m *Method) Call(ctx context.Context, in Instance, arg Arg, e Encoding) (result []byte, _ Encoding, err error) {
 	args := [2]reflect.Value{reflect.ValueOf(&ctx).Elem()}
 	n := 1
-	if m.arg != nil {
+	if m.Arg != nil {
 		args[1] = arg.v
 		n = 2
 	}
@@ -119,7 +126,7 @@ func (m *Method) Call(ctx context.Context, in Instance, arg Arg, e Encoding) (re
 	if v := out[len(out)-1]; !v.IsNil() {
 		return nil, EncodingNone, v.Interface().(error)
 	}
-	if !m.result {
+	if m.Result == nil {
 		return nil, EncodingNone, nil
 	}
 	if e != EncodingJSON {
@@ -131,4 +138,21 @@ func (m *Method) Call(ctx context.Context, in Instance, arg Arg, e Encoding) (re
 			Message: fmt.Sprintf("method %s of class %s returned a %v that cannot be encoded: %v", m.Name, m.class, out[0].Type(), err)}
 	}
 	return b, e, nil
+}
+
+// Returned makes of the error that a method or constructor returned the one that its caller gets: the object's code ran. An *Error within
+// keeps code, application name and flags; anything else becomes an application error without a name.
+func Returned(err error) *Error {
+	out := &Error{Code: CodeApp}
+	if e := (*Error)(nil); errors.As(err, &e) {
+		*out = *e
+	} else if errors.Is(err, context.DeadlineExceeded) {
+		out.Code = CodeDeadline
+	}
+	if e, ok := err.(*Error); !ok || e.Message == "" {
+		// What was wrapped around it is worth reading, and says the name and the object already.
+		out.Message = err.Error()
+	}
+	out.Outcome, out.Remote = Ran, true
+	return out
 }

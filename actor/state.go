@@ -10,34 +10,39 @@ type State struct {
 	id      ID
 	storage Storage
 	logger  *slog.Logger
+	abort   func(error)
 }
 
-// Backend is what a State rests on; a host implements it, once per activation. Each method but Abort returns an *Error: ErrNotInEvent
-// if ctx is not, or does not descend from, the context of the activation's running event; ErrMoved if the lease is over. Keys are
-// relative to the object. Safe for concurrent use.
+// Backend is what a Storage rests on; a host implements it, once per activation. Each method returns an *Error: ErrNotInEvent if ctx is not, or
+// does not descend from, the context of the activation's running event; ErrMoved if the lease is over. Storage has checked keys and sizes of
+// values; the size of a batch is the Backend's to check. Keys are relative to the object. Safe for concurrent use.
 type Backend interface {
-	// Get returns the value under key. The caller must not change the bytes.
-	Get(ctx context.Context, key string) (value []byte, ok bool, err error)
-	// Write adds changes, of different keys, to the event's batch: all, or on error none. It takes over the values.
-	Write(ctx context.Context, changes []Change) error
-	// List returns what is in [start, end), at most limit entries if limit is positive. An empty end means no bound.
-	List(ctx context.Context, start, end string, reverse bool, limit int) ([]Entry, error)
+	// Get returns the encoded value under key. Neither side changes the bytes.
+	Get(ctx context.Context, key string) (raw []byte, ok bool, err error)
+	// GetMany returns those of the keys that exist, in ascending order. No key comes twice.
+	GetMany(ctx context.Context, keys []string) ([]Entry, error)
+	// Put adds writes to the event's batch: all, or on error none. No key comes twice. It takes over the values' bytes.
+	Put(ctx context.Context, entries []Entry) error
+	// Delete adds deletions to the event's batch and returns how many of the keys existed. No key comes twice.
+	Delete(ctx context.Context, keys []string) (int, error)
+	// List returns the entries with o.Start <= key and, if o.End is not empty, key < o.End, at most o.Limit if that is not zero. StartAfter
+	// and Prefix are empty: Storage has made them part of Start and End, which may be an empty range.
+	List(ctx context.Context, o ListOptions) ([]Entry, error)
 	// Sync submits what the event has written and waits until all that the activation has submitted is durable.
 	Sync(ctx context.Context) error
-	// Abort does not return.
-	Abort(reason error)
 }
 
-// Change is one write of a batch.
-type Change struct {
-	Key    string
-	Value  []byte
-	Delete bool
+// StateConfig is what a State is made of.
+type StateConfig struct {
+	ID      ID
+	Backend Backend
+	Logger  *slog.Logger
+	Abort   func(reason error) // must not return
 }
 
 // NewState is for hosts.
-func NewState(id ID, b Backend, logger *slog.Logger) *State {
-	return &State{id: id, storage: Storage{b}, logger: logger}
+func NewState(c StateConfig) *State {
+	return &State{id: c.ID, storage: Storage{c.Backend}, logger: c.Logger, abort: c.Abort}
 }
 
 // ID is whose state it is.
@@ -51,4 +56,4 @@ func (s *State) Logger() *slog.Logger { return s.logger }
 
 // Abort throws the activation away: what the running event has written since its last Sync is dropped, its caller gets ErrAborted with the
 // reason, memory is gone, and the next event finds a new activation. It does not return; deferred functions run.
-func (s *State) Abort(reason error) { s.storage.b.Abort(reason) }
+func (s *State) Abort(reason error) { s.abort(reason) }

@@ -3,6 +3,7 @@ package actor
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -40,6 +41,9 @@ type Value struct{ raw []byte }
 
 // NewValue is for hosts. raw is shared.
 func NewValue(raw []byte) Value { return Value{raw} }
+
+// Raw is the encoded value, shared.
+func (v Value) Raw() []byte { return v.raw }
 
 // Decode stores the value in into, a pointer. What it stores shares nothing with storage.
 func (v Value) Decode(into any) error { return Unmarshal(v.raw, into) }
@@ -80,48 +84,40 @@ func (s *Storage) GetMany(ctx context.Context, keys ...string) (map[string]Value
 	if err := checkKeys(keys); err != nil {
 		return nil, err
 	}
-	values := make(map[string]Value, len(keys))
-	for _, key := range keys {
-		raw, ok, err := s.b.Get(ctx, key)
-		if err != nil {
-			return nil, err
-		}
-		if ok {
-			values[key] = Value{raw}
-		}
+	entries, err := s.b.GetMany(ctx, distinct(keys))
+	if err != nil {
+		return nil, err
+	}
+	values := make(map[string]Value, len(entries))
+	for _, e := range entries {
+		values[e.Key] = e.Value
 	}
 	return values, nil
 }
 
 // Put stores value under key. It is encoded before Put returns: later changes of value do not count.
 func (s *Storage) Put(ctx context.Context, key string, value any) error {
-	c, err := change(key, value)
+	e, err := newEntry(key, value)
 	if err != nil {
 		return err
 	}
-	return s.b.Write(ctx, []Change{c})
+	return s.b.Put(ctx, []Entry{e})
 }
 
 // PutMany stores all entries, or on error none.
 func (s *Storage) PutMany(ctx context.Context, entries map[string]any) error {
-	changes := make([]Change, 0, min(len(entries), MaxBatchKeys))
 	if len(entries) > MaxBatchKeys {
 		return inEvent(CodeBatchTooLarge, "PutMany of %d keys: a batch has at most %d; nothing was written", len(entries), MaxBatchKeys)
 	}
-	for key, value := range entries {
-		c, err := change(key, value)
+	encoded := make([]Entry, 0, len(entries))
+	for _, key := range slices.Sorted(maps.Keys(entries)) {
+		e, err := newEntry(key, entries[key])
 		if err != nil {
 			return err
 		}
-		changes = append(changes, c)
+		encoded = append(encoded, e)
 	}
-	slices.SortFunc(changes, func(a, b Change) int {
-		if a.Key < b.Key {
-			return -1
-		}
-		return 1
-	})
-	return s.b.Write(ctx, changes)
+	return s.b.Put(ctx, encoded)
 }
 
 // Delete removes the keys and returns how many of them existed.
@@ -129,23 +125,15 @@ func (s *Storage) Delete(ctx context.Context, keys ...string) (int, error) {
 	if err := checkKeys(keys); err != nil {
 		return 0, err
 	}
-	var changes []Change
-	for i, key := range keys {
-		if slices.Contains(keys[:i], key) {
-			continue
-		}
-		_, ok, err := s.b.Get(ctx, key)
-		if err != nil {
-			return 0, err
-		}
-		if ok {
-			changes = append(changes, Change{Key: key, Delete: true})
-		}
+	return s.b.Delete(ctx, distinct(keys))
+}
+
+// distinct returns keys sorted, each once.
+func distinct(keys []string) []string {
+	if len(keys) < 2 {
+		return keys
 	}
-	if len(changes) == 0 {
-		return 0, nil
-	}
-	return len(changes), s.b.Write(ctx, changes)
+	return slices.Compact(slices.Sorted(slices.Values(keys)))
 }
 
 // List returns the selected entries in the order of their keys. All of them are held in memory: limit what may be large.
@@ -166,7 +154,7 @@ func (s *Storage) List(ctx context.Context, o ListOptions) ([]Entry, error) {
 			end = e
 		}
 	}
-	return s.b.List(ctx, start, end, o.Reverse, o.Limit)
+	return s.b.List(ctx, ListOptions{Start: start, End: end, Reverse: o.Reverse, Limit: o.Limit})
 }
 
 // Sync makes a batch of what the event has written so far, and waits until that and all before it is durable. After an error it may
@@ -184,18 +172,18 @@ func prefixEnd(prefix string) string {
 	return ""
 }
 
-func change(key string, value any) (Change, error) {
+func newEntry(key string, value any) (Entry, error) {
 	if err := checkKey(key); err != nil {
-		return Change{}, err
+		return Entry{}, err
 	}
 	b, err := Marshal(value)
 	if err != nil {
-		return Change{}, inEvent(CodeBadArgument, "storage key %.100q: a %T cannot be stored: %v", key, value, err).WithCause(err)
+		return Entry{}, inEvent(CodeBadArgument, "storage key %.100q: a %T cannot be stored: %v", key, value, err).WithCause(err)
 	}
 	if len(b) > MaxStorageValue {
-		return Change{}, inEvent(CodeBadArgument, "storage key %.100q: the value has %d bytes encoded: want at most %d", key, len(b), MaxStorageValue)
+		return Entry{}, inEvent(CodeBadArgument, "storage key %.100q: the value has %d bytes encoded: want at most %d", key, len(b), MaxStorageValue)
 	}
-	return Change{Key: key, Value: b}, nil
+	return Entry{key, Value{b}}, nil
 }
 
 func checkKey(key string) error {
