@@ -66,7 +66,7 @@ func (t *Tenure) respond(out []Action, h *held) []Action {
 
 func (o *object) answered(ev *Event) {
 	o.unanswered--
-	o.bytes -= ev.size
+	o.bytes -= ev.Bytes
 }
 
 // release lets out what became ready, in the order of ending.

@@ -47,11 +47,7 @@ func (t *Tenure) Skip(out []Action, a *Activation, reply any) []Action {
 	if t.lost {
 		return t.drop(out, a)
 	}
-	if out = t.start(out, o); a.running == nil {
-		a.since = t.tick
-		t.idle.pushBack(&a.node)
-	}
-	return out
+	return t.rest(out, a)
 }
 
 // Discard throws a away if no event runs on it; else it does nothing and returns false.
@@ -119,3 +115,6 @@ func (t *Tenure) Drain(out []Action) []Action {
 	}
 	return out
 }
+
+// Resume takes Drain back.
+func (t *Tenure) Resume() { t.draining = false }

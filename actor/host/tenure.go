@@ -92,7 +92,6 @@ func (t *Tenure) Token() store.Token { return t.token }
 // Deliver puts ev into its object's mailbox and starts it if nothing runs there. p must stay the same for all events of a class.
 func (t *Tenure) Deliver(out []Action, ev *Event, p *Policy) []Action {
 	o := t.objects[ev.Object]
-	ev.size = ev.weight()
 	if why := t.refuses(o, ev, p); why != 0 {
 		return append(out, Action{Kind: ActRefuse, Event: ev, Why: why, Outcome: actor.DidNotRun})
 	}
@@ -103,7 +102,7 @@ func (t *Tenure) Deliver(out []Action, ev *Event, p *Policy) []Action {
 		t.all.pushBack(&o.node)
 	}
 	o.unanswered++
-	o.bytes += ev.size
+	o.bytes += ev.Bytes
 	if o.last == nil {
 		o.first = ev
 	} else {
@@ -123,7 +122,7 @@ func (t *Tenure) refuses(o *object, ev *Event, p *Policy) Why {
 		return 0
 	case o.unanswered >= p.Mailbox:
 		return WhyCount
-	case o.bytes+ev.size > p.MailboxBytes:
+	case o.bytes+ev.Bytes > p.MailboxBytes:
 		return WhyBytes
 	}
 	return 0

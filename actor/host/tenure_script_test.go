@@ -54,8 +54,6 @@ type script struct {
 	ran    map[string]*Activation // by event
 	names  map[*Activation]string
 	count  map[string]int
-	cells  map[string]string // the shard's state: what is applied
-	sent   []([]store.Write)
 	out    strings.Builder
 }
 
@@ -94,10 +92,10 @@ func (s *script) command(f []string) []string {
 	case "policy":
 		s.setPolicy(f[1:])
 	case "deliver":
-		ev := &Event{Object: actor.ID{Class: "C", Key: arg(2)}, Method: "M", Data: arg(1)}
+		ev := &Event{Object: actor.ID{Class: "C", Key: arg(2)}, Bytes: 260, Data: arg(1)}
 		if size, ok := strings.CutPrefix(arg(3), "bytes="); ok {
 			k, _ := strconv.Atoi(size)
-			ev.Arg = make([]byte, k)
+			ev.Bytes += k
 		}
 		s.events[arg(1)] = ev
 		acts = s.t.Deliver(nil, ev, &s.policy)
