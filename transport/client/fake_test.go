@@ -1,0 +1,276 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vmihailenco/msgpack/v5"
+
+	"github.com/ringfence/ringfence/actor"
+	"github.com/ringfence/ringfence/ring"
+	"github.com/ringfence/ringfence/transport"
+	"github.com/ringfence/ringfence/transport/tcp"
+)
+
+// fakeCluster is nodes that speak the protocol over real sockets and share one idea of who owns what. Methods of its objects:
+// Echo returns its argument, Add appends it to the object's log, Park answers when released, Cut ends the connection,
+// Fail and Busy are refused for good or for load, Ghost is refused as an unknown owner without a hint.
+type fakeCluster struct {
+	t      testing.TB
+	id     ring.ClusterID
+	nodes  map[ring.NodeID]*fakeNode
+	mu     sync.Mutex
+	table  *ring.Ring
+	owners map[ring.ShardID]ring.NodeID // absent: nobody
+	tokens map[ring.ShardID]uint64
+	silent bool // owners name nobody when they refuse
+	logs   map[string][]int
+	calls  int // seen by any node
+	parked chan func()
+}
+
+type fakeNode struct {
+	c    *fakeCluster
+	id   ring.NodeID
+	addr string
+	stop context.CancelFunc
+	done chan struct{}
+	mu   sync.Mutex
+	open map[*tcp.Conn]bool
+	deaf bool // reads and does not answer
+}
+
+func newFakeCluster(t testing.TB, n int) *fakeCluster {
+	t.Helper()
+	f := &fakeCluster{t: t, id: ring.ClusterID{1}, nodes: map[ring.NodeID]*fakeNode{}, owners: map[ring.ShardID]ring.NodeID{},
+		tokens: map[ring.ShardID]uint64{}, logs: map[string][]int{}, parked: make(chan func(), 10_000)}
+	for i := range n {
+		f.start(ring.NodeID(i+1), "127.0.0.1:0")
+	}
+	f.remake(n)
+	for s := range f.table.Shards() {
+		f.move(ring.ShardID(s), f.table.Owner(ring.ShardID(s)))
+	}
+	return f
+}
+
+// remake makes the ring of the first n nodes; a ring has no epoch but 1 without the sequencer, which is all these tests need.
+func (f *fakeCluster) remake(n int) {
+	var ms []ring.Member
+	for i := range n {
+		node := f.nodes[ring.NodeID(i+1)]
+		ms = append(ms, ring.Member{ID: node.id, Addr: node.addr, GossipAddr: node.addr})
+	}
+	r, err := ring.First(f.id, ms, 8, min(3, n))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.mu.Lock()
+	f.table = r
+	f.mu.Unlock()
+}
+
+func (f *fakeCluster) start(id ring.NodeID, addr string) *fakeNode {
+	f.t.Helper()
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	n := &fakeNode{c: f, id: id, addr: ln.Addr().String(), open: map[*tcp.Conn]bool{}, done: make(chan struct{})}
+	srv := tcp.NewServer(tcp.ServerConfig{Logger: discard, Epoch: func() ring.Epoch { return f.ring().Epoch() },
+		Handshake: func(h transport.Hello) transport.HelloReply {
+			r := transport.HelloReply{Cluster: f.id, Node: id, Boot: 1}
+			switch {
+			case !h.Cluster.IsZero() && h.Cluster != f.id:
+				r.Error = fmt.Sprintf("this is cluster %s: check the seeds", f.id)
+			case h.WantNode != 0 && h.WantNode != id:
+				r.Error = fmt.Sprintf("this is node %s", id)
+			}
+			return r
+		},
+		Handler: func(c *tcp.Conn) tcp.Handler {
+			n.mu.Lock()
+			n.open[c] = true
+			n.mu.Unlock()
+			return &fakeSession{node: n, refused: map[uint64]uint64{}}
+		}})
+	ctx, cancel := context.WithCancel(context.Background())
+	n.stop = func() { cancel(); <-n.done }
+	go func() { defer close(n.done); _ = srv.Serve(ctx, ln) }()
+	f.t.Cleanup(n.stop)
+	f.nodes[id] = n
+	return n
+}
+
+// cut ends every connection of the node, which goes on listening.
+func (n *fakeNode) cut() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for c := range n.open {
+		c.Close()
+	}
+	clear(n.open)
+}
+
+func (n *fakeNode) setDeaf(deaf bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.deaf = deaf
+}
+
+func (f *fakeCluster) ring() *ring.Ring {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.table
+}
+
+func (f *fakeCluster) addrs() (list []string) {
+	for i := range len(f.nodes) {
+		list = append(list, f.nodes[ring.NodeID(i+1)].addr)
+	}
+	return list
+}
+
+// move gives a shard to another owner under a new token; 0 is nobody.
+func (f *fakeCluster) move(s ring.ShardID, to ring.NodeID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.owners[s] = to
+	f.tokens[s]++
+}
+
+func (f *fakeCluster) shard(class, key string) ring.ShardID { return f.ring().ShardOf(class, key) }
+
+func (f *fakeCluster) log(key string) []int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]int(nil), f.logs[key]...)
+}
+
+type fakeSession struct {
+	node    *fakeNode
+	mu      sync.Mutex
+	refused map[uint64]uint64
+}
+
+func (s *fakeSession) Closed(*tcp.Conn, error) {}
+
+func (s *fakeSession) Frame(c *tcp.Conn, h transport.Header, body []byte) {
+	s.node.mu.Lock()
+	deaf := s.node.deaf
+	s.node.mu.Unlock()
+	if deaf {
+		return
+	}
+	switch h.Kind {
+	case transport.KindRequest:
+		var q transport.Request
+		if err := transport.DecodeRequest(body, &q); err != nil {
+			c.Refuse(h.ID, err.Error())
+		} else if q.Name == "ring" {
+			c.Respond(h.ID, transport.Response{Body: s.node.c.ring().Encode()})
+		} else {
+			c.Respond(h.ID, transport.Response{Body: append([]byte(q.Name+" of "+s.node.id.String()+" "), q.Body...)})
+		}
+	case transport.KindCall:
+		var call transport.Call
+		if err := transport.DecodeCall(body, &call); err != nil {
+			c.Refuse(h.ID, err.Error())
+			return
+		}
+		s.call(c, h.ID, &call)
+	}
+}
+
+func (s *fakeSession) call(c *tcp.Conn, id uint64, call *transport.Call) {
+	f := s.node.c
+	f.mu.Lock()
+	f.calls++
+	shard := f.table.ShardOf(call.Class, call.Key)
+	owner, token, silent := f.owners[shard], f.tokens[shard], f.silent
+	f.mu.Unlock()
+	r := &transport.Reply{Outcome: uint8(actor.Ran), Token: token, Epoch: 1}
+	refuse := func(code actor.Code, flags uint8, text string) {
+		s.refused[call.Stream] = max(s.refused[call.Stream], call.Generation)
+		*r = transport.Reply{Code: uint16(code), Outcome: uint8(actor.DidNotRun), Flags: flags, Message: text}
+	}
+	s.mu.Lock()
+	gen, poisoned := s.refused[call.Stream]
+	switch {
+	case poisoned && call.Generation <= gen:
+		refuse(actor.CodeNotOwner, transport.FlagRetryable, "an earlier call of the same Ref did not run")
+	case owner != s.node.id || call.Method == "Ghost":
+		refuse(actor.CodeNotOwner, transport.FlagRetryable, "not the owner")
+		if !silent && call.Method != "Ghost" {
+			r.Hint, r.Token, r.Epoch = owner, token, 1
+		}
+	case call.Method == "Busy":
+		refuse(actor.CodeOverloaded, transport.FlagRetryable|transport.FlagOverloaded, "mailbox full")
+	case call.Method == "Fail":
+		refuse(actor.CodeUnknownMethod, 0, "no such method")
+	}
+	s.mu.Unlock()
+	if r.Code == 0 {
+		switch call.Method {
+		case "Cut":
+			c.Close()
+			return
+		case "Park":
+			f.parked <- func() { sendReply(c, id, r) }
+			return
+		}
+		s.run(call, r)
+	}
+	sendReply(c, id, r)
+}
+
+// run executes Echo, Add, Boom and Shape.
+func (s *fakeSession) run(call *transport.Call, r *transport.Reply) {
+	switch call.Method {
+	case "Add":
+		var n int
+		if call.Encoding == transport.EncodingJSON {
+			_ = json.Unmarshal(call.Arg, &n)
+		} else {
+			_ = msgpack.Unmarshal(call.Arg, &n)
+		}
+		s.node.c.mu.Lock()
+		s.node.c.logs[call.Key] = append(s.node.c.logs[call.Key], n)
+		s.node.c.mu.Unlock()
+	case "Boom":
+		*r = transport.Reply{Code: uint16(actor.CodeApp), Outcome: uint8(actor.Ran), Flags: transport.FlagRemote, App: "sold-out", Message: "none left",
+			Epoch: 1, Token: r.Token}
+		return
+	case "Bomb": // a map of 2^31 entries in five bytes
+		r.Encoding, r.Result = transport.EncodingMsgpack, []byte{0xdf, 0x7f, 0xff, 0xff, 0xff}
+		return
+	case "Shape":
+		r.Encoding = transport.EncodingMsgpack
+		r.Result, _ = msgpack.Marshal(fmt.Sprintf("%s/%s %d %v", call.Class, call.Key, call.TimeoutMillis, call.Chain))
+		return
+	}
+	r.Encoding, r.Result = call.Encoding, call.Arg
+}
+
+func sendReply(c *tcp.Conn, id uint64, r *transport.Reply) {
+	c.TrySend(transport.Header{Kind: transport.KindReply, ID: id}, func(b []byte) []byte { return transport.AppendReply(b, r) })
+}
+
+// eventually polls until ok holds.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+		<-tick.C
+	}
+}
