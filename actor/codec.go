@@ -69,6 +69,12 @@ func appendUint64(b []byte, n uint64) []byte {
 // Unmarshal decodes what Marshal wrote into a pointer; b is not kept. Bytes after the value are an error. Into an any, integers become
 // int64 or uint64 and maps map[string]any.
 func Unmarshal(b []byte, into any) error {
+	if p, ok := into.(*int64); ok && p != nil {
+		if n, ok := readInt(b); ok {
+			*p = n
+			return nil
+		}
+	}
 	r := bytes.NewReader(b)
 	dec := msgpack.GetDecoder()
 	defer msgpack.PutDecoder(dec)
@@ -82,6 +88,30 @@ func Unmarshal(b []byte, into any) error {
 		return fmt.Errorf("%d bytes after the value", n)
 	}
 	return nil
+}
+
+// readInt reads b if it is nothing but an integer as appendInt writes it; all else is left to the decoder.
+func readInt(b []byte) (int64, bool) {
+	if len(b) == 1 && (b[0] < 0x80 || b[0] >= 0xe0) {
+		return int64(int8(b[0])), true
+	}
+	if len(b) < 2 {
+		return 0, false
+	}
+	// 0xcc … 0xcf are unsigned, 0xd0 … 0xd3 signed, of 1, 2, 4 and 8 bytes.
+	width := 1 << (b[0] & 3)
+	if b[0] < 0xcc || b[0] > 0xd3 || len(b) != 1+width {
+		return 0, false
+	}
+	var u uint64
+	for _, c := range b[1:] {
+		u = u<<8 | uint64(c)
+	}
+	if b[0] >= 0xd0 { // signed: extend
+		shift := 64 - 8*width
+		return int64(u<<shift) >> shift, true
+	}
+	return int64(u), int64(u) >= 0
 }
 
 func encode(e Encoding, v any) ([]byte, error) {

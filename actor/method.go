@@ -14,6 +14,7 @@ type Method struct {
 	Result reflect.Type // nil if it returns none
 	class  string
 	index  int
+	fn     reflect.Value // with the receiver as its first parameter; not valid if the class's type is an interface
 }
 
 var (
@@ -38,7 +39,7 @@ func newMethod(class string, typ reflect.Type, rm reflect.Method) (*Method, erro
 		return nil, fmt.Errorf("class %s: method %s %s: want func(ctx context.Context [, arg A]) ([R,] error); to keep it from callers, take no context",
 			class, rm.Name, why)
 	}
-	m := &Method{Name: rm.Name, class: class, index: rm.Index}
+	m := &Method{Name: rm.Name, class: class, index: rm.Index, fn: rm.Func}
 	switch n := f.NumIn() - first; {
 	case f.IsVariadic():
 		return bad("is variadic")
@@ -116,13 +117,16 @@ func (m *Method) bad(why string) *Error {
 // Call runs the method. err is what it returned, or that its result cannot be encoded. The result has the encoding of the call, msgpack
 // if that had none, and EncodingNone if the method returns no value.
 func (m *Method) Call(ctx context.Context, in Instance, arg Arg, e Encoding) (result []byte, _ Encoding, err error) {
-	args := [2]reflect.Value{reflect.ValueOf(&ctx).Elem()}
-	n := 1
+	args := append(make([]reflect.Value, 0, 3), in.v, reflect.ValueOf(&ctx).Elem())
 	if m.Arg != nil {
-		args[1] = arg.v
-		n = 2
+		args = append(args, arg.v)
 	}
-	out := in.v.Method(m.index).Call(args[:n])
+	var out []reflect.Value
+	if m.fn.IsValid() {
+		out = m.fn.Call(args)
+	} else {
+		out = in.v.Method(m.index).Call(args[1:])
+	}
 	if v := out[len(out)-1]; !v.IsNil() {
 		return nil, EncodingNone, v.Interface().(error)
 	}
