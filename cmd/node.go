@@ -1,0 +1,69 @@
+package cmd
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ringfence/ringfence/node"
+)
+
+func (a *app) nodeCommand() *cobra.Command {
+	var cfg node.Config
+	var http string
+	c := &cobra.Command{
+		Use:   "node --data DIR",
+		Short: "Run one node of a cluster until it is told to stop",
+		Long: `Run one node of a cluster until SIGTERM or SIGINT, which stop it cleanly.
+
+Without --join, an empty directory forms a cluster of one. With --join it never forms a cluster by itself, unless
+--bootstrap-expect says how many nodes that list each other form one together.`,
+		Args: exactly(0),
+	}
+	fl := c.Flags()
+	fl.StringVar(&cfg.Data, "data", "", "data `directory` of this node, for ever (required)")
+	fl.StringVar(&cfg.Listen, "listen", node.DefaultListen, "`address` for calls and for other nodes")
+	fl.StringVar(&cfg.Gossip, "gossip", "", "`address` for gossip, TCP and UDP (default: the port after --listen)")
+	fl.StringVar(&http, "http", "", "`address` for HTTP; this version serves none")
+	fl.StringVar(&cfg.AdvertiseListen, "advertise-listen", "", "how others reach --listen, if not by its `address`")
+	fl.StringVar(&cfg.AdvertiseGossip, "advertise-gossip", "", "how others reach --gossip, if not by its `address`")
+	fl.StringSliceVar(&cfg.Join, "join", nil, "other nodes' --gossip `addresses`")
+	fl.IntVar(&cfg.BootstrapExpect, "bootstrap-expect", 0, "this many nodes that list each other form one cluster")
+	fl.IntVar(&cfg.Replicas, "replicas", 0, "copies of each shard, when the cluster forms (default 3)")
+	fl.IntVar(&cfg.Shards, "shards", 0, "number of shards, when the cluster forms (default 64)")
+	fl.StringVar(&cfg.Lease, "lease", "", "how an owner knows that it is one: quorum")
+	fl.StringVar(&cfg.Timing, "timing", "", "lan or slow, when the cluster forms (default lan)")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		log, err := a.logger(c)
+		if err != nil {
+			return err
+		}
+		if cfg.Data == "" {
+			return usagef(c, "--data is missing: a node needs a directory of its own")
+		}
+		if http != "" {
+			log.Warn("this version serves no HTTP: --http has no effect", "http", http)
+		}
+		cfg.Logger = log
+		cfg.ReplicasSet, cfg.ShardsSet = fl.Changed("replicas"), fl.Changed("shards")
+		return a.runNode(c, cfg)
+	}
+	return c
+}
+
+func (a *app) runNode(c *cobra.Command, cfg node.Config) error {
+	n, err := node.New(cfg, a.classes...)
+	if err != nil {
+		return err
+	}
+	stopped := make(chan struct{})
+	defer close(stopped)
+	go func() {
+		select {
+		case <-n.Serving():
+			fmt.Fprintf(a.out, "serving at %s\n", n.Addr())
+		case <-stopped:
+		}
+	}()
+	return n.Run(c.Context())
+}

@@ -1,0 +1,109 @@
+package cmd
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+)
+
+// Each node of a local cluster has its ports side by side: --listen, --gossip, and one more that is kept for HTTP.
+const (
+	portStep   = 10
+	host       = "127.0.0.1"
+	basePort   = 7420
+	maxLocal   = 32 // nodes of one local cluster
+	freeTries  = 20
+	gossipPort = 1 // after --listen
+)
+
+// nodeAddrs are the addresses of one node.
+type nodeAddrs struct{ listen, gossip string }
+
+// localAddrs gives n nodes their addresses: from base on, or any free ones if base is 0. Every port is tried first, so that a
+// port in use is one clear error and not that of one process among several.
+func localAddrs(n, base int) ([]nodeAddrs, error) {
+	if base == 0 {
+		return freeAddrs(n)
+	}
+	addrs := make([]nodeAddrs, n)
+	for i := range addrs {
+		port := base + portStep*i
+		addrs[i] = nodeAddrs{listen: hostPort(port), gossip: hostPort(port + gossipPort)}
+		if err := tryPorts(i+1, addrs[i]); err != nil {
+			return nil, err
+		}
+	}
+	return addrs, nil
+}
+
+func hostPort(port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
+
+func tryPorts(number int, a nodeAddrs) error {
+	l, err := net.Listen("tcp", a.listen)
+	if err != nil {
+		return portError(number, "--listen", a.listen, err)
+	}
+	defer l.Close()
+	release, err := bindGossip(a.gossip)
+	if err != nil {
+		return portError(number, "--gossip", a.gossip, err)
+	}
+	release()
+	return nil
+}
+
+func portError(number int, flag, addr string, err error) error {
+	return fmt.Errorf("node %d cannot have %s as its %s: stop what uses that port, or give --base-port another number: %w", number, addr, flag, err)
+}
+
+// bindGossip takes an address for TCP and UDP both.
+func bindGossip(addr string) (release func(), err error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	p, err := net.ListenPacket("udp", l.Addr().String())
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	return func() { l.Close(); p.Close() }, nil
+}
+
+// freeAddrs lets the kernel choose. All ports are held until the last is chosen, so that none is given twice.
+func freeAddrs(n int) ([]nodeAddrs, error) {
+	addrs := make([]nodeAddrs, n)
+	for i := range addrs {
+		l, err := net.Listen("tcp", hostPort(0))
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close()
+		gossip, release, err := freeGossip()
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+		addrs[i] = nodeAddrs{listen: l.Addr().String(), gossip: gossip}
+	}
+	return addrs, nil
+}
+
+// freeGossip finds a port that is free for TCP and UDP both.
+func freeGossip() (addr string, release func(), err error) {
+	var failures []error
+	for range freeTries {
+		l, err := net.Listen("tcp", hostPort(0))
+		if err != nil {
+			return "", nil, err
+		}
+		p, err := net.ListenPacket("udp", l.Addr().String())
+		if err == nil {
+			return l.Addr().String(), func() { l.Close(); p.Close() }, nil
+		}
+		l.Close()
+		failures = append(failures, err)
+	}
+	return "", nil, fmt.Errorf("no port is free for both TCP and UDP: %w", errors.Join(failures...))
+}

@@ -1,0 +1,155 @@
+package cmd
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ringfence/ringfence/actor"
+	"github.com/ringfence/ringfence/node"
+)
+
+func TestUsageErrors(t *testing.T) {
+	for _, c := range []struct {
+		args string
+		want []string
+	}{
+		{"frobnicate", []string{`no command "frobnicate"`, "--help"}},
+		{"bench frobnicate", []string{`no command "frobnicate"`}},
+		{"call", []string{"0 arguments", "CLASS/KEY METHOD [JSON]"}},
+		{"call Counter/a", []string{"1 arguments"}},
+		{"call Counter/a Increment 1 2", []string{"4 arguments"}},
+		{"call Counter Increment", []string{"want CLASS/KEY"}},
+		{"call 9/a Increment", []string{"9"}},
+		{"call Counter/ Increment", []string{"key is empty"}},
+		{"call Map/a Get text", []string{"not JSON", `'"text"'`}},
+		{"call Counter/a Get --server nowhere", []string{`"nowhere"`, "HOST:PORT"}},
+		{"call Counter/a Get --timeout 0s", []string{"--timeout", "above 0"}},
+		{"call Counter/a Get --timeout soon", []string{"--timeout"}},
+		{"call Counter/a Get --colour red", []string{"--colour"}},
+		{"status now", []string{"1 arguments"}},
+		{"where", []string{"CLASS/KEY"}},
+		{"where nonsense", []string{"want CLASS/KEY"}},
+		{"up --nodes 0", []string{"0 nodes", "want 1 to"}},
+		{"up --nodes three", []string{"--nodes"}},
+		{"up --base-port 65530", []string{"--base-port 65530"}},
+		{"up --log-level loud", []string{"--log-level loud", "debug, info, warn or error"}},
+		{"node", []string{"--data is missing"}},
+		{"bench counter --mode write", []string{"increment, get or echo"}},
+		{"bench counter --callers 0", []string{"--callers 0"}},
+		{"bench counter --runs 0", []string{"--runs 0"}},
+		{"bench counter --start 3 --server 127.0.0.1:1", []string{"not both"}},
+		{"bench counter --start 0", []string{"0 nodes"}},
+	} {
+		runProgram(t, strings.Fields(c.args)...).want(t, 2, c.want...)
+	}
+}
+
+// Without a command there is a mistake and a wish to be helped: the help comes too, and leaves stdout alone.
+func TestNoCommand(t *testing.T) {
+	for _, args := range [][]string{nil, {"bench"}} {
+		o := runProgram(t, args...)
+		if o.code != 2 || o.stdout != "" || !strings.Contains(o.stderr, "Available Commands:") || !strings.Contains(o.stderr, "\nringfence: a command is missing") {
+			t.Errorf("%q: exit code %d, stdout %q, stderr\n%s", args, o.code, o.stdout, o.stderr)
+		}
+	}
+	if o := runProgram(t, "call", "--help"); o.code != 0 || !strings.Contains(o.stdout, "CLASS/KEY METHOD [JSON]") || o.stderr != "" {
+		t.Errorf("call --help: %+v", o)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	var v versionInfo
+	runProgram(t, "version", "--json").result(t, &v)
+	if v.Version != node.Version || v.Go == "" || v.Platform == "" {
+		t.Errorf("got %+v", v)
+	}
+	if o := runProgram(t, "version"); !strings.HasPrefix(o.stdout, "ringfence "+node.Version+" ") {
+		t.Errorf("got %q", o.stdout)
+	}
+}
+
+// An address at which nobody listens, and one at which somebody does who says nothing: both are named, well before --timeout.
+func TestNoClusterThere(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	o := runProgram(t, "call", "Counter/a", "Get", "--server", silent.Addr().String()+","+closed.Addr().String())
+	o.want(t, 1, silent.Addr().String(), closed.Addr().String(), "--server", "refused")
+	if o.took > 20*time.Second {
+		t.Errorf("it took %v", o.took)
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want int
+	}{
+		{errors.New("some error"), 1},
+		{&usageError{"wrong"}, 2},
+		{fmt.Errorf("wrapped: %w", &usageError{"wrong"}), 2},
+		{&actor.Error{Code: actor.CodeApp, Outcome: actor.Ran}, 1},
+		{&actor.Error{Code: actor.CodeUnreachable, Outcome: actor.DidNotRun}, 1},
+		{&actor.Error{Code: actor.CodeUnreachable, Outcome: actor.MayHaveRun}, 3},
+		{fmt.Errorf("wrapped: %w", &actor.Error{Code: actor.CodeDeadline}), 3}, // an outcome that is not known is not "did not run"
+	} {
+		if got := exitCode(c.err); got != c.want {
+			t.Errorf("%v: %d, want %d", c.err, got, c.want)
+		}
+	}
+}
+
+func TestOneLine(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain":                         "plain",
+		"none answered\n  a: x\n  b: y": "none answered: a: x; b: y",
+		"none answered:\n a\n\n b\r\n":  "none answered: a; b",
+		"":                              "",
+	} {
+		if got := oneLine(in); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestGuardNumbers(t *testing.T) {
+	got := guardNumbers([]string{"call", "-5", "-0.5e3", "-x", "--y", "-", "5"})
+	want := []string{"call", " -5", " -0.5e3", "-x", "--y", "-", "5"}
+	if strings.Join(got, "|") != strings.Join(want, "|") {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if !json.Valid([]byte(got[1])) {
+		t.Errorf("%q is no JSON", got[1])
+	}
+}
+
+func TestFreeAddrs(t *testing.T) {
+	addrs, err := localAddrs(5, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, a := range addrs {
+		for _, s := range []string{a.listen, a.gossip} {
+			if seen[s] {
+				t.Errorf("%s is given twice", s)
+			}
+			seen[s] = true
+		}
+		if err := tryPorts(1, a); err != nil {
+			t.Errorf("not free: %v", err)
+		}
+	}
+}
