@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,7 +33,8 @@ type Client struct {
 	wg     sync.WaitGroup
 
 	mu    sync.RWMutex
-	links map[linkKey]*link
+	links map[linkKey]*link // to pick from
+	live  map[*link]bool    // all that have not ended, those that were replaced too
 
 	newest   atomic.Uint64 // the highest epoch seen in any frame
 	fetching atomic.Bool
@@ -56,7 +59,7 @@ func New(opts *Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{opts: o, log: o.Logger, links: make(map[linkKey]*link)}
+	c := &Client{opts: o, log: o.Logger, links: make(map[linkKey]*link), live: make(map[*link]bool)}
 	if !o.Cluster.IsZero() {
 		c.cluster.Store(&o.Cluster)
 	}
@@ -96,10 +99,7 @@ func (c *Client) Close() {
 	}
 	c.cancel()
 	c.mu.Lock()
-	links := make([]*link, 0, len(c.links))
-	for _, l := range c.links {
-		links = append(links, l)
-	}
+	links := slices.Collect(maps.Keys(c.live))
 	c.mu.Unlock()
 	for _, l := range links {
 		l.end(errClosed, time.Time{})
@@ -130,9 +130,16 @@ func (c *Client) senderTo(node ring.NodeID, rt *routes, stream uint64) sender {
 		l.state, l.err = linkDead, errClosed
 		return l
 	}
-	c.links[key] = l
+	c.links[key], c.live[l] = l, true
 	c.wg.Go(func() { l.dial(c.ctx) })
 	return l
+}
+
+// forget drops a link that has ended from the set of the live ones. It stays in links until it is replaced: it knows when that is due.
+func (c *Client) forget(l *link) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.live, l)
 }
 
 func (c *Client) hello(want ring.NodeID) transport.Hello {
@@ -169,9 +176,8 @@ func (c *Client) monitor() {
 		}
 		t := c.table.Load()
 		c.mu.Lock()
-		for key, l := range c.links {
-			if l.look(c.ctx) && t != nil && !t.has(key.node) {
-				delete(c.links, key)
+		for l := range c.live {
+			if l.look(c.ctx) && t != nil && !t.has(l.node) {
 				l.goAway()
 			}
 		}

@@ -5,10 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"maps"
-	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,7 +16,6 @@ import (
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/ring"
 	"github.com/ringfence/ringfence/transport"
-	"github.com/ringfence/ringfence/transport/tcp"
 )
 
 var discard = slog.New(slog.DiscardHandler)
@@ -85,6 +82,7 @@ func TestCallAndResults(t *testing.T) {
 	if e := wantError(t, r.Call(ctx, "Busy", nil, nil), actor.ErrOverloaded, actor.DidNotRun); !e.Overloaded || !e.Retryable {
 		t.Fatalf("%+v", e)
 	}
+	wantError(t, r.Call(ctx, "Riddle", nil, nil), actor.ErrInternal, actor.DidNotRun, "did not understand the call", "what is this")
 	wantError(t, r.Call(ctx, "Echo", "text", &n), actor.ErrBadArgument, actor.Ran, "Echo ran", "*int")
 	var m map[string]any
 	wantError(t, r.Call(ctx, "Bomb", nil, &m), actor.ErrBadArgument, actor.Ran)
@@ -144,6 +142,8 @@ func TestDeadlineAndChainTravel(t *testing.T) {
 	if ask(ctx); millis < 2_000 || millis > 5_000 || chain != "[A/1]" {
 		t.Fatal(millis, chain)
 	}
+	long := context.WithValue(t.Context(), key{}, make([]string, transport.MaxChain+1))
+	wantError(t, c.Object("T", "k").Call(long, "Shape", nil, nil), actor.ErrCallCycle, actor.DidNotRun, "65 objects")
 }
 
 func TestRedirectIsFollowedAndLearned(t *testing.T) {
@@ -158,6 +158,44 @@ func TestRedirectIsFollowedAndLearned(t *testing.T) {
 	}
 	if f.calls != 3 {
 		t.Errorf("%d calls reached the nodes: want one redirect for the first and none for the second", f.calls)
+	}
+}
+
+// A higher epoch in any frame makes the client fetch the ring, once; a node that joined with it is found by its address.
+func TestRingNews(t *testing.T) {
+	f := newFakeCluster(t, 2)
+	c := dial(t, f, nil)
+	s := f.shard("T", "k")
+	asked := f.asked.Load()
+	f.start(3, "127.0.0.1:0")
+	f.remake(3)
+	f.move(s, 3) // the old owner's hint names a node that the client's ring does not have
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			if err := c.Object("T", "k").Call(t.Context(), "Echo", nil, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if c.epoch() != 2 {
+		t.Errorf("epoch %d", c.epoch())
+	}
+	// Fetches are coalesced; a pair can follow one another if hints and epoch news arrive apart.
+	if n := f.asked.Load() - asked; n < 1 || n > 5 {
+		t.Errorf("the ring was asked for %d times", n)
+	}
+	// An older ring does not replace a newer one.
+	if err := c.SetRing(atEpoch(t, f.ring(), 1)); err != nil || c.epoch() != 2 {
+		t.Error(err, c.epoch())
+	}
+	more, err := ring.First(f.id, f.ring().Members(), 16, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetRing(atEpoch(t, more, 3)); err == nil || !strings.Contains(err.Error(), "16 shards") {
+		t.Error(err)
 	}
 }
 
@@ -221,82 +259,6 @@ func TestOrderWhileOwnersMove(t *testing.T) {
 	}
 }
 
-func TestConnectionCutMidFlight(t *testing.T) {
-	f := newFakeCluster(t, 3)
-	c := dial(t, f, nil)
-	r := c.Object("T", "k")
-	e := wantError(t, r.Call(t.Context(), "Cut", nil, nil), actor.ErrUnreachable, actor.MayHaveRun, "lost before the answer", "node 00000000")
-	if !e.Retryable {
-		t.Errorf("%+v", e)
-	}
-	if got, err := actor.Call[int](t.Context(), r, "Echo", 4); err != nil || got != 4 {
-		t.Fatal(got, err)
-	}
-	// Many connections die under pipelined calls: each call fails as may-have-run or is ok, and what is ok ran in order.
-	var ps []*actor.Pending
-	owner := f.nodes[f.ring().Owner(f.shard("T", "k"))]
-	for i := range 1000 {
-		ps = append(ps, r.Start(t.Context(), "Add", i))
-		if i%100 == 99 {
-			owner.cut()
-		}
-	}
-	ran := map[int]bool{}
-	last := -1
-	for _, v := range f.waitLog(t, ps, r) {
-		if ran[v] || v <= last {
-			t.Fatalf("call %d ran twice or late", v)
-		}
-		ran[v], last = true, v
-	}
-	for i, p := range ps {
-		if err := p.Wait(t.Context(), nil); err == nil && !ran[i] {
-			t.Fatalf("call %d reported ok did not run", i)
-		} else if err != nil {
-			wantError(t, err, actor.ErrUnreachable, actor.MayHaveRun)
-		}
-	}
-}
-
-// waitLog is the object's log after all calls have come to an end.
-func (f *fakeCluster) waitLog(t *testing.T, ps []*actor.Pending, r actor.Ref) []int {
-	for _, p := range ps {
-		_ = p.Wait(t.Context(), nil)
-	}
-	if err := r.Call(t.Context(), "Echo", nil, nil); err != nil {
-		t.Fatal(err)
-	}
-	return f.log(r.ID().Key)
-}
-
-func TestNodeDiesAndAnotherTakesOver(t *testing.T) {
-	f := newFakeCluster(t, 3)
-	c := dial(t, f, nil)
-	s := f.shard("T", "k")
-	owner := f.ring().Owner(s)
-	r := c.Object("T", "k")
-	if err := r.Call(t.Context(), "Echo", nil, nil); err != nil {
-		t.Fatal(err)
-	}
-	f.nodes[owner].stop()
-	eventually(t, "the client notices", func() bool { return !c.links[linkKey{owner, 0}].usable() })
-	f.mu.Lock()
-	f.silent = true
-	f.mu.Unlock()
-	f.move(s, 0)
-	p := r.Start(t.Context(), "Add", 1)
-	seen := func() int { f.mu.Lock(); defer f.mu.Unlock(); return f.calls }
-	before := seen()
-	eventually(t, "the others are asked in turn", func() bool { return seen() > before+3 })
-	f.move(s, owner%3+1)
-	if err := p.Wait(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
-	if got := f.log("k"); len(got) != 1 {
-		t.Fatal(got)
-	}
-}
-
 func TestDeadlines(t *testing.T) {
 	f := newFakeCluster(t, 3)
 	c := dial(t, f, nil)
@@ -306,7 +268,7 @@ func TestDeadlines(t *testing.T) {
 		t.Cleanup(cancel)
 		return ctx
 	}
-	err := r.Call(short(), "Ghost", nil, nil)
+	err := c.Object("T", "k").Call(short(), "Ghost", nil, nil)
 	wantError(t, err, actor.ErrDeadline, actor.DidNotRun, "tried", "last on node", "not the owner")
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
@@ -375,60 +337,6 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// A connection that swallows everything is noticed, and its calls end, without any deadline.
-func TestSilentNode(t *testing.T) {
-	f := newFakeCluster(t, 3)
-	c := dial(t, f, &Options{KeepAlive: 50 * time.Millisecond})
-	s := f.shard("T", "k")
-	owner := f.ring().Owner(s)
-	r := c.Object("T", "k")
-	// Alive but slow: a call may take longer than KeepAlive.
-	p := r.Start(t.Context(), "Park", nil)
-	slow := <-f.parked
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
-	wantError(t, p.Wait(ctx, nil), actor.ErrDeadline, actor.MayHaveRun, "goes on")
-	slow()
-	if err := p.Wait(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
-	f.nodes[owner].setDeaf(true)
-	wantError(t, r.Call(t.Context(), "Echo", nil, nil), actor.ErrUnreachable, actor.MayHaveRun, "no sign of life")
-	f.move(s, owner%3+1)
-	if err := r.Call(t.Context(), "Echo", nil, nil); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func TestGoAway(t *testing.T) {
-	f := newFakeCluster(t, 3)
-	c := dial(t, f, nil)
-	s := f.shard("T", "k")
-	owner := f.nodes[f.ring().Owner(s)]
-	r := c.Object("T", "k")
-	p := r.Start(t.Context(), "Park", nil)
-	park := <-f.parked
-	for conn := range owner.conns() {
-		conn.TrySend(transport.Header{Kind: transport.KindGoAway}, nil)
-	}
-	eventually(t, "the client has heard it", func() bool { return !c.links[linkKey{owner.id, 0}].usable() })
-	f.move(s, owner.id%3+1)
-	q := r.Start(t.Context(), "Add", 1)
-	park()
-	if err := p.Wait(t.Context(), nil); err != nil {
-		t.Fatal("a call in flight is still answered:", err)
-	}
-	if err := q.Wait(t.Context(), nil); err != nil {
-		t.Fatal("a call behind it goes elsewhere:", err)
-	}
-}
-
-func (n *fakeNode) conns() map[*tcp.Conn]bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return maps.Clone(n.open)
-}
-
 func TestClose(t *testing.T) {
 	f := newFakeCluster(t, 1)
 	c := dial(t, f, nil)
@@ -467,150 +375,24 @@ func TestRequest(t *testing.T) {
 	}
 }
 
-// listen opens a port and gives each connection to serve.
-func listen(t *testing.T, serve func(net.Conn)) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	stop := make(chan struct{})
-	wg.Go(func() {
-		for {
-			nc, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer nc.Close()
-				go func() { <-stop; nc.Close() }()
-				serve(nc)
-			})
-		}
-	})
-	t.Cleanup(func() { close(stop); ln.Close(); wg.Wait() })
-	return ln.Addr().String()
-}
-
-func TestSeeds(t *testing.T) {
-	mute := listen(t, func(nc net.Conn) { _, _ = io.Copy(io.Discard, nc) })
-	garbage := listen(t, func(nc net.Conn) { _, _ = nc.Write(bytes.Repeat([]byte("HTTP/1.1 400 Bad Request\r\n"), 10)) })
-	closed := listen(t, func(net.Conn) {})
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	nobody := ln.Addr().String()
-	ln.Close()
+// Arguments that do not fit into the send buffer all at once wait for room, in order.
+func TestSendBufferFull(t *testing.T) {
 	f := newFakeCluster(t, 1)
-	bad := []string{mute, garbage, closed, nobody}
-
-	ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
-	defer cancel()
-	_, err = Dial(ctx, append(bad, f.addrs()...), &Options{Cluster: ring.ClusterID{9}, DialTimeout: 100 * time.Millisecond})
-	if err == nil {
-		t.Fatal("no error")
-	}
-	for _, want := range []string{
-		mute + ": " + mute + " did not answer the handshake",
-		garbage + ": " + garbage + " does not speak Ringfence's protocol",
-		closed + ": " + closed + " does not speak Ringfence's protocol, or closed at once",
-		nobody + ": dial tcp",
-		f.nodes[1].addr + ": " + f.nodes[1].addr + " refused the connection: this is cluster " + f.id.String(),
-	} {
-		if !strings.Contains(err.Error(), want) {
-			t.Errorf("error does not say %q:\n%v", want, err)
-		}
-	}
-
-	// The same seeds are no obstacle to who belongs to the cluster.
-	c, err := Dial(t.Context(), append(bad, f.addrs()...), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if err := c.Object("T", "k").Call(t.Context(), "Echo", nil, nil); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Dial(t.Context(), nil, nil); err == nil {
-		t.Error("no seeds, no error")
-	}
-	if _, err := Dial(t.Context(), bad, &Options{MaxCalls: -1}); err == nil || !strings.Contains(err.Error(), "MaxCalls") {
-		t.Error(err)
-	}
-}
-
-// A cluster that starts after its client is found.
-func TestSeedComesLater(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	ln.Close()
-	got := make(chan error, 1)
-	go func() {
-		c, err := Dial(t.Context(), []string{addr}, nil)
-		if err == nil {
-			c.Close()
-		}
-		got <- err
-	}()
-	f := &fakeCluster{t: t, id: ring.ClusterID{1}, nodes: map[ring.NodeID]*fakeNode{}}
-	f.mu.Lock() // nobody is served before the ring is there
-	ms := []ring.Member{{ID: 1, Addr: addr, GossipAddr: addr}}
-	if f.table, err = ring.First(f.id, ms, 8, 1); err != nil {
-		t.Fatal(err)
-	}
-	f.mu.Unlock()
-	f.start(1, addr)
-	if err := <-got; err != nil {
-		t.Fatal(err)
-	}
-}
-
-// A node that turns into something else, and sends garbage where replies should be, costs its own calls and nothing more.
-func TestGarbageFromANode(t *testing.T) {
-	f := newFakeCluster(t, 3)
 	c := dial(t, f, nil)
 	r := c.Object("T", "k")
-	owner := f.nodes[f.ring().Owner(f.shard("T", "k"))]
-	p := r.Start(t.Context(), "Park", nil)
-	<-f.parked
-	for conn := range owner.conns() {
-		conn.TrySend(transport.Header{Kind: transport.KindReply, ID: 1 << 60}, func(b []byte) []byte {
-			return transport.AppendReply(b, &transport.Reply{}) // to nothing that was asked: ignored
-		})
-		conn.TrySend(transport.Header{Kind: 77, ID: 5}, nil) // of a later version: ignored
-		conn.TrySend(transport.Header{Kind: transport.KindReply, ID: 1}, func(b []byte) []byte { return append(b, 0xdd, 0xff, 0xff, 0xff, 0xff) })
+	big := bytes.Repeat([]byte{7}, 1<<20)
+	var ps []*actor.Pending
+	for i := range 40 {
+		ps = append(ps, r.Start(t.Context(), "Size", big), r.Start(t.Context(), "Add", i))
 	}
-	wantError(t, p.Wait(t.Context(), nil), actor.ErrUnreachable, actor.MayHaveRun, "no reply")
-	if err := r.Call(t.Context(), "Echo", nil, nil); err != nil {
-		t.Fatal(err)
+	for _, p := range ps {
+		if err := p.Wait(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
 	}
-}
-
-// The ring says that a node listens where now another one does: that one is not called.
-func TestAddressChangedHands(t *testing.T) {
-	f := newFakeCluster(t, 2)
-	addr := f.nodes[1].addr
-	c := dial(t, f, nil)
-	s := f.shard("T", "k")
-	f.nodes[1].stop()
-	delete(f.nodes, 1)
-	f.start(3, addr)
-	f.move(s, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	err := c.Object("T", "k").Call(ctx, "Echo", nil, nil)
-	var e *actor.Error
-	if !errors.As(err, &e) || e.Code != actor.CodeDeadline || e.Outcome != actor.DidNotRun {
-		t.Fatal(err)
-	}
-	f.move(s, 2)
-	if err := c.Object("T", "k").Call(t.Context(), "Echo", nil, nil); err != nil {
-		t.Fatal(err)
+	got := f.log("k")
+	if len(got) != 40 || !slices.IsSorted(got) {
+		t.Fatal(got)
 	}
 }
 

@@ -2,10 +2,13 @@ package client
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,7 +33,8 @@ type fakeCluster struct {
 	tokens map[ring.ShardID]uint64
 	silent bool // owners name nobody when they refuse
 	logs   map[string][]int
-	calls  int // seen by any node
+	calls  int          // seen by any node
+	asked  atomic.Int64 // for the ring
 	parked chan func()
 }
 
@@ -59,7 +63,20 @@ func newFakeCluster(t testing.TB, n int) *fakeCluster {
 	return f
 }
 
-// remake makes the ring of the first n nodes; a ring has no epoch but 1 without the sequencer, which is all these tests need.
+// atEpoch is the same table under another epoch below 128, which only the sequencer hands out: the epoch's byte follows format and
+// cluster, a checksum ends the bytes.
+func atEpoch(t testing.TB, r *ring.Ring, e byte) *ring.Ring {
+	b := r.Encode()
+	b[17] = e
+	b = b[:len(b)-4]
+	r, err := ring.Decode(binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))))
+	if err != nil || r.Epoch() != ring.Epoch(e) {
+		t.Fatal(r, err)
+	}
+	return r
+}
+
+// remake makes the ring of the first n nodes, of the next epoch.
 func (f *fakeCluster) remake(n int) {
 	var ms []ring.Member
 	for i := range n {
@@ -71,8 +88,11 @@ func (f *fakeCluster) remake(n int) {
 		f.t.Fatal(err)
 	}
 	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.table != nil {
+		r = atEpoch(f.t, r, byte(f.table.Epoch()+1))
+	}
 	f.table = r
-	f.mu.Unlock()
 }
 
 func (f *fakeCluster) start(id ring.NodeID, addr string) *fakeNode {
@@ -173,6 +193,7 @@ func (s *fakeSession) Frame(c *tcp.Conn, h transport.Header, body []byte) {
 		if err := transport.DecodeRequest(body, &q); err != nil {
 			c.Refuse(h.ID, err.Error())
 		} else if q.Name == "ring" {
+			s.node.c.asked.Add(1)
 			c.Respond(h.ID, transport.Response{Body: s.node.c.ring().Encode()})
 		} else {
 			c.Respond(h.ID, transport.Response{Body: append([]byte(q.Name+" of "+s.node.id.String()+" "), q.Body...)})
@@ -181,6 +202,10 @@ func (s *fakeSession) Frame(c *tcp.Conn, h transport.Header, body []byte) {
 		var call transport.Call
 		if err := transport.DecodeCall(body, &call); err != nil {
 			c.Refuse(h.ID, err.Error())
+			return
+		}
+		if call.Method == "Riddle" {
+			c.Refuse(h.ID, "what is this")
 			return
 		}
 		s.call(c, h.ID, &call)
@@ -229,7 +254,7 @@ func (s *fakeSession) call(c *tcp.Conn, id uint64, call *transport.Call) {
 	sendReply(c, id, r)
 }
 
-// run executes Echo, Add, Boom and Shape.
+// run executes what answers at once.
 func (s *fakeSession) run(call *transport.Call, r *transport.Reply) {
 	switch call.Method {
 	case "Add":
@@ -242,6 +267,8 @@ func (s *fakeSession) run(call *transport.Call, r *transport.Reply) {
 		s.node.c.mu.Lock()
 		s.node.c.logs[call.Key] = append(s.node.c.logs[call.Key], n)
 		s.node.c.mu.Unlock()
+	case "Size":
+		return
 	case "Boom":
 		*r = transport.Reply{Code: uint16(actor.CodeApp), Outcome: uint8(actor.Ran), Flags: transport.FlagRemote, App: "sold-out", Message: "none left",
 			Epoch: 1, Token: r.Token}

@@ -39,7 +39,8 @@ type link struct {
 	retryAt time.Time // when dead: not dialed again before
 	err     error     // when dead: why
 	conn    *tcp.Conn
-	backlog []*call          // while dialing, in order
+	backlog []*call          // while dialing, or while the send buffer is full: in order
+	drains  bool             // a goroutine sends the backlog as there is room
 	pending map[uint64]*call // by frame ID
 	heard   uint64           // frames received
 	marked  uint64           // heard at the monitor's last look
@@ -74,19 +75,33 @@ func (l *link) dial(ctx context.Context) {
 		l.end(errGoAway, time.Time{})
 		return
 	}
-	l.conn, l.state = conn, linkOpen
-	backlog := l.backlog
-	l.backlog = nil
-	var back []*call
-	var answers []answer
-	for _, c := range backlog {
-		if a, sent := l.put(c); !sent {
-			back, answers = append(back, c), append(answers, a)
-		}
-	}
+	l.conn, l.state, l.drains = conn, linkOpen, true
 	l.mu.Unlock()
-	for i, c := range back {
-		c.ref.answered(c, answers[i])
+	l.drain(l.client.ctx)
+}
+
+// drain sends the backlog, waiting for room in the send buffer.
+func (l *link) drain(ctx context.Context) {
+	for {
+		l.mu.Lock()
+		if l.state == linkDead || len(l.backlog) == 0 {
+			l.drains = false
+			l.mu.Unlock()
+			return
+		}
+		c := l.backlog[0]
+		l.backlog = slices.Delete(l.backlog, 0, 1)
+		id, w := l.conn.NextID(), c.wire()
+		l.pending[id] = c
+		l.mu.Unlock()
+		err := l.conn.Send(ctx, transport.Header{Kind: transport.KindCall, ID: id}, func(b []byte) []byte { return transport.AppendCall(b, &w) })
+		if err == nil {
+			continue
+		}
+		if c := l.take(l.conn, id); c != nil {
+			c.ref.answered(c, answer{kind: answerUnsent, text: err.Error()})
+		}
+		l.end(err, time.Time{})
 	}
 }
 
@@ -101,14 +116,14 @@ func (l *link) send(c *call) (answer, bool) {
 		return answer{kind: answerUnsent, text: errGoAway.Error()}, false
 	case len(l.pending)+len(l.backlog) >= l.client.opts.MaxInflight:
 		return answer{kind: answerFull, text: fmt.Sprintf("%d calls wait for their answers (Options.MaxInflight)", l.client.opts.MaxInflight)}, false
-	case l.state == linkDialing:
+	case l.state == linkDialing || l.drains:
 		l.backlog = append(l.backlog, c)
 		return answer{}, true
 	}
 	return l.put(c)
 }
 
-// put appends the call's frame to the connection's buffer. Called with the lock, on an open link.
+// put appends the call's frame to the connection's buffer. Called with the lock, on an open link without backlog.
 func (l *link) put(c *call) (answer, bool) {
 	id := l.conn.NextID()
 	l.wire = c.wire()
@@ -122,7 +137,9 @@ func (l *link) put(c *call) (answer, bool) {
 	if err := l.conn.Err(); err != nil {
 		return answer{kind: answerUnsent, text: err.Error()}, false
 	}
-	return answer{kind: answerFull, text: "its send buffer is full"}, false
+	l.backlog, l.drains = append(l.backlog, c), true
+	l.client.wg.Go(func() { l.drain(l.client.ctx) })
+	return answer{}, true
 }
 
 // wire is the call as it travels. Called with its ref's lock, or while it is flying.
@@ -197,7 +214,7 @@ func (l *link) take(conn *tcp.Conn, id uint64) *call {
 	c := l.pending[id]
 	delete(l.pending, id)
 	l.heard++
-	last := l.leaving && len(l.pending) == 0
+	last := l.leaving && l.idle()
 	l.mu.Unlock()
 	if last {
 		conn.Close()
@@ -209,9 +226,9 @@ func (l *link) take(conn *tcp.Conn, id uint64) *call {
 func (l *link) goAway() {
 	l.mu.Lock()
 	l.leaving = true
-	idle := l.state == linkOpen && len(l.pending) == 0
+	last := l.idle()
 	l.mu.Unlock()
-	if idle {
+	if last {
 		l.conn.Close()
 	}
 }
@@ -230,6 +247,7 @@ func (l *link) end(err error, retryAt time.Time) {
 	backlog, pending, conn := l.backlog, l.pending, l.conn
 	l.backlog, l.pending = nil, nil
 	l.mu.Unlock()
+	l.client.forget(l)
 	if conn != nil {
 		conn.Close()
 	}
@@ -257,8 +275,11 @@ func (l *link) look(ctx context.Context) (idle bool) {
 		l.probing = true
 		l.client.wg.Go(func() { l.probe(ctx) })
 	}
-	return l.state == linkOpen && len(l.pending) == 0
+	return l.idle()
 }
+
+// idle: the connection stands and nothing waits on it. Called with the lock.
+func (l *link) idle() bool { return l.state == linkOpen && len(l.pending)+len(l.backlog) == 0 }
 
 func (l *link) probe(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, l.client.opts.KeepAlive)

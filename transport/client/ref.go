@@ -93,16 +93,19 @@ func (r *ref) enter(ctx context.Context, method string, enc transport.Encoding, 
 	}
 	_ = actor.ApplyCallOptions(opts)
 	cl := r.client
+	var chain []string
+	if cl.opts.Chain != nil {
+		if chain = cl.opts.Chain(ctx); len(chain) > transport.MaxChain {
+			return nil, failed(r.id, actor.CodeCallCycle, "%d objects wait for this call; at most %d may", len(chain), transport.MaxChain)
+		}
+	}
 	if n := cl.calls.Add(1); n > int64(cl.opts.MaxCalls) {
 		cl.calls.Add(-1)
 		e := failed(r.id, actor.CodeOverloaded, "%d calls of this client are underway: wait for some, or raise Options.MaxCalls", cl.opts.MaxCalls)
 		e.Retryable, e.Overloaded = true, true
 		return nil, e
 	}
-	c := &call{ref: r, method: method, encoding: enc, arg: arg, finished: make(chan struct{})}
-	if cl.opts.Chain != nil {
-		c.chain = cl.opts.Chain(ctx)
-	}
+	c := &call{ref: r, method: method, encoding: enc, arg: arg, chain: chain, finished: make(chan struct{})}
 	deadline, has := ctx.Deadline()
 	if !has {
 		deadline = time.Now().Add(cl.opts.Timeout)

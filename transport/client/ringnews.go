@@ -326,7 +326,7 @@ func (c *Client) dialAsker(ctx context.Context, addr string, node ring.NodeID) (
 func (c *Client) openTo(addr string) *tcp.Conn {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	for _, l := range c.links {
+	for l := range c.live {
 		if l.addr != addr {
 			continue
 		}

@@ -1,0 +1,320 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ringfence/ringfence/actor"
+	"github.com/ringfence/ringfence/ring"
+	"github.com/ringfence/ringfence/transport"
+	"github.com/ringfence/ringfence/transport/tcp"
+)
+
+func TestConnectionCutMidFlight(t *testing.T) {
+	f := newFakeCluster(t, 3)
+	c := dial(t, f, nil)
+	r := c.Object("T", "k")
+	e := wantError(t, r.Call(t.Context(), "Cut", nil, nil), actor.ErrUnreachable, actor.MayHaveRun, "lost before the answer", "node 00000000")
+	if !e.Retryable {
+		t.Errorf("%+v", e)
+	}
+	if got, err := actor.Call[int](t.Context(), r, "Echo", 4); err != nil || got != 4 {
+		t.Fatal(got, err)
+	}
+	// Many connections die under pipelined calls: each call fails as may-have-run or is ok, and what is ok ran in order.
+	var ps []*actor.Pending
+	owner := f.nodes[f.ring().Owner(f.shard("T", "k"))]
+	for i := range 1000 {
+		ps = append(ps, r.Start(t.Context(), "Add", i))
+		if i%100 == 99 {
+			owner.cut()
+		}
+	}
+	ran := map[int]bool{}
+	last := -1
+	for _, v := range f.waitLog(t, ps, r) {
+		if ran[v] || v <= last {
+			t.Fatalf("call %d ran twice or late", v)
+		}
+		ran[v], last = true, v
+	}
+	for i, p := range ps {
+		if err := p.Wait(t.Context(), nil); err == nil && !ran[i] {
+			t.Fatalf("call %d reported ok did not run", i)
+		} else if err != nil {
+			wantError(t, err, actor.ErrUnreachable, actor.MayHaveRun)
+		}
+	}
+}
+
+// waitLog is the object's log after all calls have come to an end.
+func (f *fakeCluster) waitLog(t *testing.T, ps []*actor.Pending, r actor.Ref) []int {
+	for _, p := range ps {
+		_ = p.Wait(t.Context(), nil)
+	}
+	if err := r.Call(t.Context(), "Echo", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	return f.log(r.ID().Key)
+}
+
+func TestNodeDiesAndAnotherTakesOver(t *testing.T) {
+	f := newFakeCluster(t, 3)
+	c := dial(t, f, nil)
+	s := f.shard("T", "k")
+	owner := f.ring().Owner(s)
+	r := c.Object("T", "k")
+	if err := r.Call(t.Context(), "Echo", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	f.nodes[owner].stop()
+	eventually(t, "the client notices", func() bool { return !c.links[linkKey{owner, 0}].usable() })
+	f.mu.Lock()
+	f.silent = true
+	f.mu.Unlock()
+	f.move(s, 0)
+	p := r.Start(t.Context(), "Add", 1)
+	seen := func() int { f.mu.Lock(); defer f.mu.Unlock(); return f.calls }
+	before := seen()
+	eventually(t, "the others are asked in turn", func() bool { return seen() > before+3 })
+	f.move(s, owner%3+1)
+	if err := p.Wait(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.log("k"); len(got) != 1 {
+		t.Fatal(got)
+	}
+}
+
+// A connection that swallows everything is noticed, and its calls end, without any deadline.
+func TestSilentNode(t *testing.T) {
+	f := newFakeCluster(t, 3)
+	c := dial(t, f, &Options{KeepAlive: 50 * time.Millisecond})
+	s := f.shard("T", "k")
+	owner := f.ring().Owner(s)
+	r := c.Object("T", "k")
+	// Alive but slow: a call may take longer than KeepAlive.
+	p := r.Start(t.Context(), "Park", nil)
+	slow := <-f.parked
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	wantError(t, p.Wait(ctx, nil), actor.ErrDeadline, actor.MayHaveRun, "goes on")
+	slow()
+	if err := p.Wait(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	f.nodes[owner].setDeaf(true)
+	wantError(t, r.Call(t.Context(), "Echo", nil, nil), actor.ErrUnreachable, actor.MayHaveRun, "no sign of life")
+	f.move(s, owner%3+1)
+	if err := r.Call(t.Context(), "Echo", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestGoAway(t *testing.T) {
+	f := newFakeCluster(t, 3)
+	c := dial(t, f, nil)
+	s := f.shard("T", "k")
+	owner := f.nodes[f.ring().Owner(s)]
+	r := c.Object("T", "k")
+	p := r.Start(t.Context(), "Park", nil)
+	park := <-f.parked
+	for conn := range owner.conns() {
+		conn.TrySend(transport.Header{Kind: transport.KindGoAway}, nil)
+	}
+	eventually(t, "the client has heard it", func() bool { return !c.links[linkKey{owner.id, 0}].usable() })
+	f.move(s, owner.id%3+1)
+	q := r.Start(t.Context(), "Add", 1)
+	park()
+	if err := p.Wait(t.Context(), nil); err != nil {
+		t.Fatal("a call in flight is still answered:", err)
+	}
+	if err := q.Wait(t.Context(), nil); err != nil {
+		t.Fatal("a call behind it goes elsewhere:", err)
+	}
+}
+
+func (n *fakeNode) conns() map[*tcp.Conn]bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return maps.Clone(n.open)
+}
+
+// listen opens a port and gives each connection to serve.
+func listen(t *testing.T, serve func(net.Conn)) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	wg.Go(func() {
+		for {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer nc.Close()
+				go func() { <-stop; nc.Close() }()
+				serve(nc)
+			})
+		}
+	})
+	t.Cleanup(func() { close(stop); ln.Close(); wg.Wait() })
+	return ln.Addr().String()
+}
+
+func TestSeeds(t *testing.T) {
+	mute := listen(t, func(nc net.Conn) { _, _ = io.Copy(io.Discard, nc) })
+	garbage := listen(t, func(nc net.Conn) { _, _ = nc.Write(bytes.Repeat([]byte("HTTP/1.1 400 Bad Request\r\n"), 10)) })
+	closed := listen(t, func(net.Conn) {})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := ln.Addr().String()
+	ln.Close()
+	f := newFakeCluster(t, 1)
+	bad := []string{mute, garbage, closed, nobody}
+
+	ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
+	defer cancel()
+	_, err = Dial(ctx, append(bad, f.addrs()...), &Options{Cluster: ring.ClusterID{9}, DialTimeout: 100 * time.Millisecond})
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{
+		mute + ": " + mute + " did not answer the handshake",
+		garbage + ": " + garbage + " does not speak Ringfence's protocol",
+		closed + ": " + closed + " does not speak Ringfence's protocol, or closed at once",
+		nobody + ": dial tcp",
+		f.nodes[1].addr + ": " + f.nodes[1].addr + " refused the connection: this is cluster " + f.id.String(),
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("error does not say %q:\n%v", want, err)
+		}
+	}
+
+	// The same seeds are no obstacle to who belongs to the cluster.
+	c, err := Dial(t.Context(), append(bad, f.addrs()...), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Object("T", "k").Call(t.Context(), "Echo", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Dial(t.Context(), nil, nil); err == nil {
+		t.Error("no seeds, no error")
+	}
+	if _, err := Dial(t.Context(), bad, &Options{MaxCalls: -1}); err == nil || !strings.Contains(err.Error(), "MaxCalls") {
+		t.Error(err)
+	}
+}
+
+// A node's address swallows everything: what waits for the connection did not run, and says so at its deadline.
+func TestDialHangs(t *testing.T) {
+	mute := listen(t, func(nc net.Conn) { _, _ = io.Copy(io.Discard, nc) })
+	r, err := ring.First(ring.ClusterID{1}, []ring.Member{{ID: 1, Addr: mute, GossipAddr: mute}}, 8, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetRing(r); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	ref := c.Object("T", "k")
+	p, q := ref.Start(ctx, "Echo", nil), ref.Start(t.Context(), "Echo", nil)
+	wantError(t, p.Wait(t.Context(), nil), actor.ErrDeadline, actor.DidNotRun, "still connecting")
+	c.Close()
+	wantError(t, q.Wait(t.Context(), nil), actor.ErrStopping, actor.DidNotRun, "before the call could run")
+}
+
+// A cluster that starts after its client is found.
+func TestSeedComesLater(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr().String()
+	ln.Close()
+	got := make(chan error, 1)
+	go func() {
+		c, err := Dial(t.Context(), []string{addr}, nil)
+		if err == nil {
+			c.Close()
+		}
+		got <- err
+	}()
+	f := &fakeCluster{t: t, id: ring.ClusterID{1}, nodes: map[ring.NodeID]*fakeNode{}}
+	f.mu.Lock() // nobody is served before the ring is there
+	ms := []ring.Member{{ID: 1, Addr: addr, GossipAddr: addr}}
+	if f.table, err = ring.First(f.id, ms, 8, 1); err != nil {
+		t.Fatal(err)
+	}
+	f.mu.Unlock()
+	f.start(1, addr)
+	if err := <-got; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A node that turns into something else, and sends garbage where replies should be, costs its own calls and nothing more.
+func TestGarbageFromANode(t *testing.T) {
+	f := newFakeCluster(t, 3)
+	c := dial(t, f, nil)
+	r := c.Object("T", "k")
+	owner := f.nodes[f.ring().Owner(f.shard("T", "k"))]
+	p := r.Start(t.Context(), "Park", nil)
+	<-f.parked
+	for conn := range owner.conns() {
+		conn.TrySend(transport.Header{Kind: transport.KindReply, ID: 1 << 60}, func(b []byte) []byte {
+			return transport.AppendReply(b, &transport.Reply{}) // to nothing that was asked: ignored
+		})
+		conn.TrySend(transport.Header{Kind: 77, ID: 5}, nil) // of a later version: ignored
+		conn.TrySend(transport.Header{Kind: transport.KindReply, ID: 1}, func(b []byte) []byte { return append(b, 0xdd, 0xff, 0xff, 0xff, 0xff) })
+	}
+	wantError(t, p.Wait(t.Context(), nil), actor.ErrUnreachable, actor.MayHaveRun, "no reply")
+	if err := r.Call(t.Context(), "Echo", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The ring says that a node listens where now another one does: that one is not called.
+func TestAddressChangedHands(t *testing.T) {
+	f := newFakeCluster(t, 2)
+	addr := f.nodes[1].addr
+	c := dial(t, f, nil)
+	s := f.shard("T", "k")
+	f.nodes[1].stop()
+	delete(f.nodes, 1)
+	f.start(3, addr)
+	f.move(s, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	err := c.Object("T", "k").Call(ctx, "Echo", nil, nil)
+	var e *actor.Error
+	if !errors.As(err, &e) || e.Code != actor.CodeDeadline || e.Outcome != actor.DidNotRun {
+		t.Fatal(err)
+	}
+	f.move(s, 2)
+	if err := c.Object("T", "k").Call(t.Context(), "Echo", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+}
