@@ -6,10 +6,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -118,7 +118,14 @@ func (e *Engine) openLocked(opts Options) error {
 		return err
 	}
 	// A directory with a FORMAT file held a complete database once: without its MANIFEST Pebble would silently make an empty one.
-	e.db, err = pebble.Open(e.fs.PathJoin(e.dir, dirDatabase), e.pebbleOptions(opts, known != 0))
+	path := e.fs.PathJoin(e.dir, dirDatabase)
+	e.db, err = pebble.Open(path, e.pebbleOptions(opts, known != 0))
+	if err != nil && known == 0 && e.unfinished() {
+		e.log.Warn("the first start was interrupted while the database was made; it is made anew", "dir", e.dir, "cause", err)
+		if err = e.fs.RemoveAll(path); err == nil {
+			e.db, err = pebble.Open(path, e.pebbleOptions(opts, false))
+		}
+	}
 	if err != nil {
 		return openError(e.dir, err)
 	}
@@ -197,7 +204,6 @@ type Stats struct {
 	L0Sublevels    int
 	CacheHits      int64
 	CacheMisses    int64
-	WALSync        time.Duration // longest fsync of the WAL seen lately; 0 if unknown
 }
 
 // Stats reads the figures; the zero value after Close.
@@ -255,6 +261,12 @@ func (e *Engine) readFormat() (ring.NodeID, error) {
 		return 0, openError(e.dir, fmt.Errorf("%s: %w", fileFormat, err))
 	}
 	return n, nil
+}
+
+// unfinished reports whether the directory, which has no FORMAT file, certainly never was in use: Open had not returned once.
+func (e *Engine) unfinished() bool {
+	names, err := e.fs.List(e.dir)
+	return err == nil && !slices.Contains(names, fileWatermark) && !slices.Contains(names, fileFormat)
 }
 
 func (e *Engine) writeFormat(n ring.NodeID) error {

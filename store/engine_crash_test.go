@@ -21,6 +21,16 @@ import (
 
 const crashGroups = 3
 
+// crashFS is fs without the reuse of old files: MemFS's locks twice there, and hangs if a crash clone comes between.
+type crashFS struct{ vfs.FS }
+
+func (c crashFS) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	if err := c.Remove(oldname); err != nil {
+		return nil, err
+	}
+	return c.Create(newname, category)
+}
+
 // crashModel issues numbered batches and remembers what the database must hold after each.
 type crashModel struct {
 	rng    *rand.Rand
@@ -128,7 +138,7 @@ func TestCrashAfterEveryStep(t *testing.T) {
 func crashRun(t *testing.T, percent int, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, uint64(percent)))
 	fs := vfs.NewCrashableMem()
-	e := openTest(t, fs, "/up/data")
+	e := openTest(t, crashFS{fs}, "/up/data")
 	for g := ring.GroupID(1); g <= crashGroups; g++ {
 		must(t, e.CreateReplica(g, 1, nil))
 	}
@@ -170,7 +180,7 @@ func crashRun(t *testing.T, percent int, seed uint64) {
 // TestCrashWhileCommitting takes crash clones while another goroutine commits.
 func TestCrashWhileCommitting(t *testing.T) {
 	fs := vfs.NewCrashableMem()
-	e := openTest(t, fs, "/d")
+	e := openTest(t, crashFS{fs}, "/d")
 	var acked, issued atomic.Int64
 	stop, done := make(chan struct{}), make(chan error, 1)
 	go func() {
@@ -226,7 +236,7 @@ func TestCrashDuringFirstOpen(t *testing.T) {
 		fs := vfs.NewCrashableMem()
 		var mu sync.Mutex // Pebble writes in the background too
 		var clones []*vfs.MemFS
-		watch := errorfs.Wrap(fs, errorfs.InjectorFunc(func(o errorfs.Op) error {
+		watch := errorfs.Wrap(crashFS{fs}, errorfs.InjectorFunc(func(o errorfs.Op) error {
 			if o.Kind.ReadOrWrite() == errorfs.OpIsWrite {
 				mu.Lock()
 				defer mu.Unlock()

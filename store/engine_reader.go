@@ -46,10 +46,16 @@ func (r *stateReader) Get(key []byte) ([]byte, bool, error) {
 		gen := gs.generation.Load()
 		*buf = append(appendDataPrefix((*buf)[:0], r.g, gen), key...)
 		v, ok, err := r.e.get(*buf)
-		if ok || err != nil || gs.generation.Load() == gen {
+		if ok || err != nil || gs.still(gen) {
 			return v, ok, err
 		}
 	}
+}
+
+// still reports whether gen is the current generation. The old one is removed only after the new one is current: what
+// was looked up before still said yes was all there.
+func (gs *groupState) still(gen uint32) bool {
+	return gs.generation.Load() == gen
 }
 
 func (r *stateReader) Scan(start, end []byte, reverse bool, fn func(key, value []byte) bool) error {
@@ -70,8 +76,7 @@ func (r *stateReader) Scan(start, end []byte, reverse bool, fn func(key, value [
 		if err != nil {
 			return err
 		}
-		// The old generation is removed only after the new one is current: an iterator made while it still was sees all of it.
-		if gs.generation.Load() == gen {
+		if gs.still(gen) {
 			return scanIter(it, reverse, fn)
 		}
 		if err := it.Close(); err != nil {

@@ -262,7 +262,7 @@ func TestReadersSeeWholeInstalls(t *testing.T) {
 		})
 	}
 	b := e.NewBatch()
-	for i := range 60 {
+	for i := range 200 {
 		in, err := e.NewInstall(1)
 		must(t, err)
 		for _, k := range []string{"a", "b", "c"} {
