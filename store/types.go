@@ -90,7 +90,13 @@ var (
 )
 
 // Key layout within a shard's state, relative to the shard. Kinds only grow; a number once used keeps its meaning.
-const kindObject byte = 1
+const (
+	kindObject byte = 1
+	kindSystem byte = 2 // the system shard's records
+)
+
+// SystemKey is the key of a record of the system shard.
+func SystemKey(name string) []byte { return append([]byte{kindSystem}, name...) }
 
 // ObjectPrefix is what all keys of an object's storage begin with: kind ‖ class ‖ 0 ‖ key ‖ 0. Neither part may contain NUL.
 func ObjectPrefix(class, key string) []byte {

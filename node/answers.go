@@ -1,0 +1,184 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/vmihailenco/msgpack/v5"
+
+	"github.com/ringfence/ringfence/actor"
+	"github.com/ringfence/ringfence/ring"
+	"github.com/ringfence/ringfence/transport"
+)
+
+// answer answers a named question of another process.
+func (n *Node) answer(ctx context.Context, q transport.Request) ([]byte, error) {
+	switch q.Name {
+	case "ring":
+		r := n.ring.Load()
+		if r == nil {
+			return nil, errForming
+		}
+		return r.Encode(), nil
+	case "status":
+		return n.answerStatus(ctx)
+	case "self":
+		return msgpack.Marshal(n.self())
+	case "where":
+		return n.answerWhere(ctx, q.Body)
+	case "owner":
+		return n.answerOwner(q.Body)
+	case requestPromise, requestAbort, requestOutcome:
+		return n.forms.answer(q.Name, q.Body)
+	}
+	return nil, fmt.Errorf("the question %q is not known here: this node runs version %s", q.Name, Version)
+}
+
+var errForming = errors.New("the cluster is forming: this node has no ring yet")
+
+// self is what a node says of itself for another's status.
+func (n *Node) self() NodeStatus {
+	s := NodeStatus{ID: n.id.String(), Addr: n.addr, State: "up", Version: Version}
+	r, d := n.ring.Load(), n.driver.Load()
+	if r == nil || d == nil {
+		s.State = "joining"
+		return s
+	}
+	for i := range r.Shards() {
+		if h, ok := d.Hint(ring.ShardID(i).Group()); ok && h.Self && h.Open {
+			s.Owned++
+		}
+	}
+	return s
+}
+
+// answerStatus asks every member for itself, all at once.
+func (n *Node) answerStatus(ctx context.Context) ([]byte, error) {
+	r := n.ring.Load()
+	if r == nil {
+		return nil, errForming
+	}
+	members := r.Members()
+	out := Status{Cluster: r.Cluster().String(), Epoch: uint64(r.Epoch()), Shards: r.Shards(), Replicas: r.Replicas(),
+		Tolerates: tolerates(r), Nodes: make([]NodeStatus, len(members))}
+	inView := make(map[ring.NodeID]bool)
+	for _, m := range n.gossip.View().Members {
+		inView[m.ID] = true
+	}
+	var wg sync.WaitGroup
+	for i, m := range members {
+		if m.ID == n.id {
+			out.Nodes[i] = n.self()
+			continue
+		}
+		wg.Go(func() { out.Nodes[i] = n.askSelf(ctx, m, inView[m.ID]) })
+	}
+	wg.Wait()
+	out.Unowned = out.Shards
+	for _, s := range out.Nodes {
+		out.Unowned -= s.Owned
+	}
+	out.Unowned = max(out.Unowned, 0)
+	return msgpack.Marshal(&out)
+}
+
+// askSelf asks a member for itself. One that does not answer is suspect while gossip still shows it, dead after that.
+func (n *Node) askSelf(ctx context.Context, m ring.Member, inView bool) NodeStatus {
+	s := NodeStatus{ID: m.ID.String(), Addr: n.address(m.ID), State: "dead"}
+	if inView {
+		s.State = "suspect"
+	}
+	b, err := n.ask(ctx, s.Addr, m.ID, "self", nil)
+	if err == nil {
+		err = decode(b, &s)
+	}
+	if err != nil {
+		n.log.Debug("a member does not answer", "node", m.ID.String(), "cause", err)
+	}
+	return s
+}
+
+// tolerates is how many nodes may fail at once, whichever they are, with every group keeping a majority.
+func tolerates(r *ring.Ring) int {
+	system, _ := r.Group(ring.SystemGroup)
+	least := (len(system.Replicas) - 1) / 2
+	for i := range r.Shards() {
+		least = min(least, (len(r.Shard(ring.ShardID(i)).Replicas)-1)/2)
+	}
+	return least
+}
+
+func decode(b []byte, into any) error {
+	if err := transport.Skim(b); err != nil {
+		return err
+	}
+	return msgpack.Unmarshal(b, into)
+}
+
+// ownerAnswer is what a node knows about a shard's owner.
+type ownerAnswer struct {
+	Node  uint64 `msgpack:"node"`
+	Token uint64 `msgpack:"token"`
+	Epoch uint64 `msgpack:"epoch"`
+}
+
+func (n *Node) answerOwner(body []byte) ([]byte, error) {
+	var shard uint32
+	if err := decode(body, &shard); err != nil {
+		return nil, err
+	}
+	if r := n.ring.Load(); r == nil || int(shard) >= r.Shards() {
+		return nil, fmt.Errorf("there is no shard %d here", shard)
+	}
+	node, token, epoch := n.whose(ring.ShardID(shard))
+	return msgpack.Marshal(ownerAnswer{uint64(node), token, uint64(epoch)})
+}
+
+// answerWhere says where an object is: its shard, the shard's replicas and, from the replica that knows the newest token, its owner.
+func (n *Node) answerWhere(ctx context.Context, body []byte) ([]byte, error) {
+	var q WhereRequest
+	if err := decode(body, &q); err != nil {
+		return nil, err
+	}
+	object := actor.ID{Class: q.Class, Key: q.Key}
+	if err := object.Validate(); err != nil {
+		return nil, err
+	}
+	r := n.ring.Load()
+	if r == nil {
+		return nil, errForming
+	}
+	s := r.ShardOf(q.Class, q.Key)
+	w := Where{Object: object.String(), Shard: uint32(s), Epoch: uint64(r.Epoch())}
+	var best ownerAnswer
+	for _, rep := range r.Shard(s).Replicas {
+		w.Replicas = append(w.Replicas, n.info(rep.Node))
+		if a, err := n.ownerFrom(ctx, rep.Node, s); err == nil && a.Node != 0 && a.Token >= best.Token {
+			best = a
+		}
+	}
+	if best.Node != 0 {
+		w.Owner, w.Token = n.info(ring.NodeID(best.Node)), best.Token
+	}
+	return msgpack.Marshal(&w)
+}
+
+func (n *Node) info(id ring.NodeID) NodeInfo { return NodeInfo{ID: id.String(), Addr: n.address(id)} }
+
+func (n *Node) ownerFrom(ctx context.Context, id ring.NodeID, s ring.ShardID) (a ownerAnswer, err error) {
+	if id == n.id {
+		node, token, epoch := n.whose(s)
+		return ownerAnswer{uint64(node), token, uint64(epoch)}, nil
+	}
+	body, err := msgpack.Marshal(uint32(s))
+	if err != nil {
+		return a, err
+	}
+	b, err := n.ask(ctx, n.address(id), id, "owner", body)
+	if err != nil {
+		return a, err
+	}
+	return a, decode(b, &a)
+}

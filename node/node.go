@@ -1,0 +1,286 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ringfence/ringfence/actor"
+	"github.com/ringfence/ringfence/actor/host"
+	"github.com/ringfence/ringfence/ring"
+	"github.com/ringfence/ringfence/ring/gossip"
+	"github.com/ringfence/ringfence/store"
+	"github.com/ringfence/ringfence/store/replica"
+	"github.com/ringfence/ringfence/transport"
+	"github.com/ringfence/ringfence/transport/tcp"
+)
+
+// Node is one process of a cluster. New makes it; Run makes it work, once.
+type Node struct {
+	cfg  Config
+	log  *slog.Logger
+	id   ring.NodeID
+	boot ring.BootID
+
+	engine *store.Engine
+	host   *host.Host
+	ln     net.Listener
+	addr   string // --listen as others reach it
+	gossip *gossip.Gossip
+	peers  *peers
+	forms  *former
+
+	ring    atomic.Pointer[ring.Ring] // newest known; nil until the first
+	driver  atomic.Pointer[replica.Driver]
+	news    chan ring.Epoch // of rings newer than ours, heard of
+	ownRing chan *ring.Ring // from this node's sequencer
+	serving chan struct{}
+	asking  chan struct{} // bounds the questions being answered
+
+	mu      sync.Mutex
+	fatal   error
+	stop    context.CancelCauseFunc
+	started map[ring.GroupID]bool
+}
+
+// New opens the data directory and the ports. Errors name what is wrong and the remedy. Who does not call Run calls Close.
+func New(cfg Config, classes ...actor.Class) (*Node, error) {
+	if err := cfg.fill(); err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, log: cfg.Logger, news: make(chan ring.Epoch, 1), ownRing: make(chan *ring.Ring), serving: make(chan struct{}), asking: make(chan struct{}, askMax), started: make(map[ring.GroupID]bool)}
+	var err error
+	if n.host, err = host.New(classes, host.Options{Logger: cfg.Logger, Skim: transport.Skim}); err != nil {
+		return nil, err
+	}
+	if n.boot, err = newBoot(); err != nil {
+		return nil, err
+	}
+	if n.ln, err = tcp.Listen(context.Background(), "--listen", cfg.Listen); err != nil {
+		return nil, err
+	}
+	if n.addr = cfg.AdvertiseListen; n.addr == "" {
+		n.addr = n.ln.Addr().String()
+	}
+	if err := n.open(); err != nil {
+		return nil, errors.Join(err, n.ln.Close())
+	}
+	return n, nil
+}
+
+// open opens the data directory and checks that it is what the flags say.
+func (n *Node) open() error {
+	var err error
+	if n.engine, err = store.Open(n.cfg.Data, store.Options{Logger: n.log}); err != nil {
+		return err
+	}
+	id := n.engine.Identity()
+	n.id = id.Node
+	n.log = n.log.With("node", n.id.String())
+	if err := n.checkIdentity(id); err != nil {
+		return errors.Join(err, n.engine.Close())
+	}
+	if n.forms, err = newFormer(n); err != nil {
+		return errors.Join(err, n.engine.Close())
+	}
+	return nil
+}
+
+func (n *Node) checkIdentity(id store.Identity) error {
+	if id.Cluster.IsZero() {
+		return nil
+	}
+	switch {
+	case n.cfg.ShardsSet && n.cfg.Shards != id.Shards:
+		return fmt.Errorf("--shards %d: data directory %s belongs to cluster %s, which has %d shards; the number is fixed for a cluster's life: leave the flag out",
+			n.cfg.Shards, n.cfg.Data, id.Cluster, id.Shards)
+	case n.cfg.ReplicasSet && n.cfg.Replicas != id.Replicas:
+		return fmt.Errorf("--replicas %d: data directory %s belongs to cluster %s, which keeps %d replicas: leave the flag out",
+			n.cfg.Replicas, n.cfg.Data, id.Cluster, id.Replicas)
+	}
+	n.cfg.Shards, n.cfg.Replicas, n.cfg.Timing = id.Shards, id.Replicas, id.Timing
+	return nil
+}
+
+func newBoot() (ring.BootID, error) {
+	var b [8]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return 0, fmt.Errorf("no randomness for a boot ID: %w", err)
+	}
+	return ring.BootID(binary.LittleEndian.Uint64(b[:]) | 1), nil
+}
+
+// ID is the node's identity, for ever.
+func (n *Node) ID() ring.NodeID { return n.id }
+
+// Addr is the node's --listen address as others reach it.
+func (n *Node) Addr() string { return n.addr }
+
+// GossipAddr is the node's --gossip address as others reach it; empty before Run.
+func (n *Node) GossipAddr() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.gossip == nil {
+		return ""
+	}
+	return n.gossip.Addr()
+}
+
+// Serving is closed once the node knows a ring and an owner of every shard that it has a replica of.
+func (n *Node) Serving() <-chan struct{} { return n.serving }
+
+// Ring is the newest ring known, nil before the first.
+func (n *Node) Ring() *ring.Ring { return n.ring.Load() }
+
+// Close gives back what New opened, if Run is not called.
+func (n *Node) Close() error { return errors.Join(n.ln.Close(), n.engine.Close()) }
+
+// Run serves until ctx ends, then stops cleanly and returns nil. An error says why the node cannot go on.
+func (n *Node) Run(ctx context.Context) error {
+	ctx, n.stop = context.WithCancelCause(ctx)
+	defer n.stop(nil)
+	defer n.engine.Close()
+	n.peers = newPeers(n)
+	defer n.peers.close()
+	if err := n.startGossip(); err != nil {
+		return errors.Join(err, n.ln.Close())
+	}
+	defer n.gossip.Close()
+	var wg sync.WaitGroup
+	server := tcp.NewServer(tcp.ServerConfig{Handshake: n.handshake, Handler: n.handler, Epoch: n.epoch, Logger: n.log})
+	wg.Go(func() {
+		if err := server.Serve(ctx, n.ln); err != nil {
+			n.fail(err)
+		}
+	})
+	err := n.life(ctx)
+	n.stop(err)
+	wg.Wait()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return errors.Join(n.fatal, err)
+}
+
+// life is what a node does: become part of a cluster, then serve it.
+func (n *Node) life(ctx context.Context) error {
+	if n.engine.Identity().Cluster.IsZero() {
+		if err := n.forms.run(ctx); err != nil || ctx.Err() != nil {
+			return err
+		}
+	}
+	n.gossip.SetCluster(n.engine.Identity().Cluster)
+	return n.serve(ctx)
+}
+
+// serve runs the node's groups until ctx ends.
+func (n *Node) serve(ctx context.Context) error {
+	t, err := timing(n.engine.Identity().Timing)
+	if err != nil {
+		return err
+	}
+	d := replica.NewDriver(replica.DriverConfig{Engine: n.engine, Node: n.id, Boot: n.boot, Timing: t, Network: n.peers, Logger: n.log})
+	driverCtx, stopDriver := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopDriver()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := d.Run(driverCtx); err != nil {
+			n.fail(err)
+		}
+	})
+	n.driver.Store(d)
+	wg.Go(func() {
+		if err := n.keepRing(ctx); err != nil {
+			n.fail(err)
+		}
+	})
+	<-ctx.Done()
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	err = n.host.Close(closing)
+	stopDriver()
+	wg.Wait()
+	if err != nil {
+		n.log.Warn("some events were still running when the node stopped", "cause", err)
+	}
+	return nil
+}
+
+// drainTime is how long a stopping node lets running events end.
+const drainTime = 2 * time.Second
+
+func (n *Node) startGossip() error {
+	id := n.engine.Identity()
+	g, err := gossip.Start(gossip.Config{
+		Node: n.id, Bind: n.cfg.Gossip, Advertise: n.cfg.AdvertiseGossip, Seeds: n.cfg.Join, Known: n.knownGossip, Logger: n.log,
+		Meta: gossip.Meta{Boot: n.boot, Cluster: id.Cluster, Listen: n.addr, Version: Version,
+			Expect: n.cfg.BootstrapExpect, Shards: n.cfg.Shards, Replicas: n.cfg.Replicas, Timing: n.cfg.Timing},
+	})
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.gossip = g
+	n.mu.Unlock()
+	return nil
+}
+
+func (n *Node) knownGossip() []string {
+	var out []string
+	if r := n.ring.Load(); r != nil {
+		for _, m := range r.Members() {
+			if m.ID != n.id && m.GossipAddr != "" {
+				out = append(out, m.GossipAddr)
+			}
+		}
+	}
+	return out
+}
+
+// fail ends the node because of err.
+func (n *Node) fail(err error) {
+	n.mu.Lock()
+	if n.fatal == nil {
+		n.fatal = err
+	}
+	n.mu.Unlock()
+	n.stop(err)
+}
+
+func (n *Node) epoch() ring.Epoch {
+	if r := n.ring.Load(); r != nil {
+		return r.Epoch()
+	}
+	return 0
+}
+
+// cluster is the cluster that this node belongs to; zero if none.
+func (n *Node) cluster() ring.ClusterID { return n.engine.Identity().Cluster }
+
+// address is where a node listens: as gossip tells, else as the ring does, else as it was when the cluster formed.
+func (n *Node) address(id ring.NodeID) string {
+	for _, m := range n.gossip.View().Members {
+		if m.ID == id && m.Meta.Listen != "" {
+			return m.Meta.Listen
+		}
+	}
+	if r := n.ring.Load(); r != nil {
+		if m, ok := r.Member(id); ok {
+			return m.Addr
+		}
+	}
+	if p := n.forms.founding(); p != nil {
+		for _, m := range p.Members {
+			if m.ID == id {
+				return m.Addr
+			}
+		}
+	}
+	return ""
+}

@@ -1,0 +1,185 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ringfence/ringfence/ring"
+	"github.com/ringfence/ringfence/store/replica"
+	"github.com/ringfence/ringfence/transport"
+	"github.com/ringfence/ringfence/transport/tcp"
+)
+
+// snapshotsMax is how many snapshots a node sends at once.
+const snapshotsMax = 2
+
+// peers holds the links to other nodes; it is the driver's Network.
+type peers struct {
+	n    *Node
+	ctx  context.Context
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+	slot chan struct{}
+
+	mu    sync.Mutex
+	links map[linkKey]*tcp.Link
+}
+
+type linkKey struct {
+	node    ring.NodeID
+	purpose transport.Purpose
+}
+
+func newPeers(n *Node) *peers {
+	ctx, stop := context.WithCancel(context.Background())
+	return &peers{n: n, ctx: ctx, stop: stop, slot: make(chan struct{}, snapshotsMax), links: make(map[linkKey]*tcp.Link)}
+}
+
+// link is the link to a node for a purpose, made at first use; nil once closed.
+func (p *peers) link(to ring.NodeID, purpose transport.Purpose) *tcp.Link {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ctx.Err() != nil {
+		return nil
+	}
+	k := linkKey{to, purpose}
+	l := p.links[k]
+	if l == nil {
+		l = tcp.NewLink(tcp.LinkConfig{
+			Addr:  func() string { return p.n.address(to) },
+			Hello: func() transport.Hello { return p.n.hello(purpose, to) },
+			Dial:  tcp.DialOptions{Handler: linkHandler{p.n}, Epoch: p.n.epoch},
+			Up: func(up bool) {
+				if d := p.n.driver.Load(); !up && purpose == transport.PurposeRaft && d != nil {
+					d.Unreachable(to)
+				}
+			},
+			Fail: func(err error) { p.n.log.Debug("a peer cannot be reached", "peer", to.String(), "cause", err) },
+		})
+		p.links[k] = l
+	}
+	return l
+}
+
+func (p *peers) close() {
+	p.stop()
+	p.mu.Lock()
+	links := p.links
+	p.links = nil
+	p.mu.Unlock()
+	for _, l := range links {
+		l.Close()
+	}
+	p.wg.Wait()
+}
+
+// SendRaft implements replica.Network.
+func (p *peers) SendRaft(to ring.NodeID, body []byte) {
+	if l := p.link(to, transport.PurposeRaft); l != nil {
+		l.TrySend(transport.Header{Kind: transport.KindRaft}, func(b []byte) []byte { return append(b, body...) })
+	}
+}
+
+// SendSnapshot implements replica.Network.
+func (p *peers) SendSnapshot(to ring.NodeID, src *replica.SnapshotSource, done func(error)) {
+	p.wg.Go(func() {
+		err := p.stream(to, src)
+		done(errors.Join(err, src.Close()))
+	})
+}
+
+// chunkTime is how long a peer may take to store one chunk.
+const chunkTime = 30 * time.Second
+
+func (p *peers) stream(to ring.NodeID, src *replica.SnapshotSource) error {
+	select {
+	case p.slot <- struct{}{}:
+		defer func() { <-p.slot }()
+	case <-p.ctx.Done():
+		return p.ctx.Err()
+	}
+	l := p.link(to, transport.PurposeBulk)
+	if l == nil {
+		return tcp.ErrClosed
+	}
+	c, err := awaitConn(p.ctx, l)
+	if err != nil {
+		return err
+	}
+	for {
+		b, err := src.Next()
+		if err != nil || b == nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(p.ctx, chunkTime)
+		err = c.SendChunk(ctx, b)
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// awaitConn waits for a link to come up, a few seconds.
+func awaitConn(ctx context.Context, l *tcp.Link) (*tcp.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	t := time.NewTicker(10 * time.Millisecond)
+	defer t.Stop()
+	for {
+		if c := l.Conn(); c != nil {
+			return c, nil
+		}
+		l.Kick()
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("the peer cannot be reached: %w", ctx.Err())
+		case <-t.C:
+		}
+	}
+}
+
+func (n *Node) hello(p transport.Purpose, want ring.NodeID) transport.Hello {
+	return transport.Hello{Purpose: p, Cluster: n.cluster(), Node: n.id, Boot: n.boot, WantNode: want}
+}
+
+// ask sends one request to a node at addr over a connection of its own: outside the hot path. want 0 means whoever is there.
+func (n *Node) ask(ctx context.Context, addr string, want ring.NodeID, name string, body []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	c, err := tcp.Dial(ctx, addr, n.hello(transport.PurposeCalls, want), tcp.DialOptions{Handler: linkHandler{n}, Epoch: n.epoch})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	resp, err := c.Roundtrip(ctx, transport.Request{Name: name, Body: body})
+	if err == nil && resp.Error != "" {
+		err = errors.New(resp.Error)
+	}
+	return resp.Body, err
+}
+
+// askTime bounds one question to another node.
+const askTime = 2 * time.Second
+
+// askMax bounds the questions that a node answers at once.
+const askMax = 256
+
+// linkHandler hears what comes back on connections that this node has opened: only news of epochs matter.
+type linkHandler struct{ n *Node }
+
+func (l linkHandler) Frame(_ *tcp.Conn, h transport.Header, _ []byte) { l.n.heard(h.Epoch) }
+func (l linkHandler) Closed(*tcp.Conn, error)                         {}
+
+// heard notes that somebody knows a ring of epoch e.
+func (n *Node) heard(e ring.Epoch) {
+	if e > n.epoch() {
+		select {
+		case n.news <- e:
+		default:
+		}
+	}
+}

@@ -1,0 +1,185 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ringfence/ringfence/ring"
+	"github.com/ringfence/ringfence/store"
+	"github.com/ringfence/ringfence/store/replica"
+)
+
+// recordRing is the name under which a node keeps the newest ring it has seen, so that a cluster whose nodes all stopped comes back by itself.
+const recordRing = "ring"
+
+// keepRing starts from the ring on disk, fetches newer ones, and starts the groups that they put here.
+func (n *Node) keepRing(ctx context.Context) error {
+	if err := n.startSystem(ctx); err != nil {
+		return err
+	}
+	b, ok, err := n.engine.Record(recordRing)
+	if err != nil {
+		return err
+	}
+	if ok {
+		r, err := ring.Decode(b)
+		if err != nil {
+			return n.engine.Damaged(err)
+		}
+		if err := n.adopt(ctx, r); err != nil {
+			return err
+		}
+	}
+	beat := time.NewTicker(100 * time.Millisecond)
+	defer beat.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.news:
+			n.fetchRing(ctx)
+		case r := <-n.ownRing:
+			if err := n.adopt(ctx, r); err != nil {
+				return err
+			}
+		case <-n.gossip.Changed():
+			for _, m := range n.gossip.View().Members {
+				n.heard(m.Meta.Epoch)
+			}
+		case <-beat.C:
+			if n.ring.Load() == nil {
+				n.fetchRing(ctx)
+			}
+			n.checkServing()
+		}
+	}
+}
+
+// startSystem runs the replica of the system shard that this node was founded with, if any.
+func (n *Node) startSystem(ctx context.Context) error {
+	first, err := n.forms.firstRing()
+	if err != nil || first == nil {
+		return err
+	}
+	a, _ := first.Group(ring.SystemGroup)
+	if _, here := a.On(n.id); !here {
+		return nil
+	}
+	seq := newSequencer(n.log, first, func(r *ring.Ring) { n.publish(ctx, r) })
+	go seq.run(ctx)
+	return n.startGroup(ctx, ring.SystemGroup, a, seq)
+}
+
+func (n *Node) startGroup(ctx context.Context, g ring.GroupID, a ring.Assignment, owner store.Owner) error {
+	if n.started[g] {
+		return nil
+	}
+	n.started[g] = true
+	return n.driver.Load().Start(ctx, replica.GroupSpec{Group: g, Replicas: a.Replicas, Owner: owner})
+}
+
+// publish is called with the ring that the system shard holds.
+func (n *Node) publish(ctx context.Context, r *ring.Ring) {
+	if cur := n.ring.Load(); cur != nil && cur.Epoch() >= r.Epoch() {
+		return
+	}
+	select {
+	case n.ownRing <- r:
+	case <-ctx.Done():
+	}
+}
+
+// fetchRing asks the members, one after the other, until one has a newer ring.
+func (n *Node) fetchRing(ctx context.Context) {
+	for _, m := range n.members() {
+		if m.ID == n.id {
+			continue
+		}
+		b, err := n.ask(ctx, n.address(m.ID), m.ID, "ring", nil)
+		if err != nil {
+			n.log.Debug("no ring", "from", m.ID.String(), "cause", err)
+			continue
+		}
+		r, err := ring.Decode(b)
+		if err != nil {
+			n.log.Warn("a node sent a ring that cannot be read", "from", m.ID.String(), "cause", err)
+			continue
+		}
+		if r.Epoch() <= n.epoch() {
+			continue
+		}
+		if err := n.adopt(ctx, r); err != nil {
+			n.fail(err)
+		}
+		return
+	}
+}
+
+// members are those of the newest ring, or the founders before there is one.
+func (n *Node) members() []ring.Member {
+	if r := n.ring.Load(); r != nil {
+		return r.Members()
+	}
+	if p := n.forms.founding(); p != nil {
+		return p.Members
+	}
+	return nil
+}
+
+// adopt takes a newer ring over: disk first, then groups, then everybody who asks.
+func (n *Node) adopt(ctx context.Context, r *ring.Ring) error {
+	if r.Cluster() != n.cluster() {
+		return fmt.Errorf("a ring of cluster %s reached node %s of cluster %s", r.Cluster(), n.id, n.cluster())
+	}
+	if cur := n.ring.Load(); cur != nil {
+		if r.Epoch() == cur.Epoch() && r.Hash() != cur.Hash() {
+			return fmt.Errorf("two different rings of epoch %d: %x and %x", r.Epoch(), cur.Hash(), r.Hash())
+		}
+		if r.Epoch() <= cur.Epoch() {
+			return nil
+		}
+	}
+	if err := n.engine.PutRecord(recordRing, r.Encode()); err != nil {
+		return err
+	}
+	n.driver.Load().SetEpoch(r.Epoch())
+	n.ring.Store(r)
+	n.gossip.SetEpoch(r.Epoch())
+	n.log.Info("a ring", "epoch", r.Epoch(), "members", len(r.Members()), "shards", r.Shards())
+	for s := range r.Shards() {
+		id := ring.ShardID(s)
+		if _, here := r.Shard(id).On(n.id); !here {
+			continue
+		}
+		if err := n.startGroup(ctx, id.Group(), r.Shard(id), n.host); err != nil && !errors.Is(err, ctx.Err()) {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkServing closes n.serving once every shard that has a replica here has an owner that this node knows of.
+func (n *Node) checkServing() {
+	select {
+	case <-n.serving:
+		return
+	default:
+	}
+	r := n.ring.Load()
+	if r == nil {
+		return
+	}
+	for s := range r.Shards() {
+		id := ring.ShardID(s)
+		if _, here := r.Shard(id).On(n.id); !here {
+			continue
+		}
+		h, ok := n.driver.Load().Hint(id.Group())
+		if !ok || h.Node == 0 || h.Token == 0 || (h.Self && !h.Open) {
+			return
+		}
+	}
+	close(n.serving)
+}
