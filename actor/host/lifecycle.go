@@ -118,3 +118,12 @@ func (t *Tenure) Drain(out []Action) []Action {
 
 // Resume takes Drain back.
 func (t *Tenure) Resume() { t.draining = false }
+
+// EachRunning calls fn for the events that run.
+func (t *Tenure) EachRunning(fn func(*Event)) {
+	for n := t.all.first; n != nil; n = n.next {
+		if a := n.value.act; a != nil && a.running != nil {
+			fn(a.running)
+		}
+	}
+}

@@ -1,0 +1,100 @@
+package host
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/ringfence/ringfence/store"
+)
+
+// pending is what an event has written and not submitted: one write per key, in the order of the first.
+type pending struct {
+	writes []store.Write
+	index  map[string]int // of the writes, once they are many
+	bytes  int
+}
+
+const indexFrom = 8
+
+func (p *pending) find(key []byte) int {
+	if p.index != nil {
+		if i, ok := p.index[string(key)]; ok {
+			return i
+		}
+		return -1
+	}
+	for i := range p.writes {
+		if bytes.Equal(p.writes[i].Key, key) {
+			return i
+		}
+	}
+	return -1
+}
+
+func weight(w *store.Write) int { return len(w.Key) + len(w.Value) }
+
+// after is how many keys and bytes there would be after ws were added. No key comes twice in ws.
+func (p *pending) after(ws []store.Write) (keys, size int) {
+	keys, size = len(p.writes), p.bytes
+	for i := range ws {
+		if j := p.find(ws[i].Key); j >= 0 {
+			size -= weight(&p.writes[j])
+		} else {
+			keys++
+		}
+		size += weight(&ws[i])
+	}
+	return keys, size
+}
+
+func (p *pending) add(w store.Write) {
+	p.bytes += weight(&w)
+	if i := p.find(w.Key); i >= 0 {
+		p.bytes -= weight(&p.writes[i])
+		p.writes[i] = w
+		return
+	}
+	p.writes = append(p.writes, w)
+	switch {
+	case p.index != nil:
+		p.index[string(w.Key)] = len(p.writes) - 1
+	case len(p.writes) > indexFrom:
+		p.index = make(map[string]int, 4*indexFrom)
+		for i := range p.writes {
+			p.index[string(p.writes[i].Key)] = i
+		}
+	}
+}
+
+func (p *pending) take() []store.Write {
+	ws := p.writes
+	*p = pending{}
+	return ws
+}
+
+// over lays the writes of p, of the keys in [start, end), over base, which is sorted, and returns the sorted whole.
+func (p *pending) over(base []store.Write, start, end []byte) []store.Write {
+	var own []store.Write
+	for _, w := range p.writes {
+		if bytes.Compare(w.Key, start) >= 0 && (end == nil || bytes.Compare(w.Key, end) < 0) {
+			own = append(own, w)
+		}
+	}
+	if len(own) == 0 {
+		return base
+	}
+	slices.SortFunc(own, byKey)
+	out := make([]store.Write, 0, len(base)+len(own))
+	for _, w := range own {
+		for len(base) > 0 && byKey(base[0], w) < 0 {
+			out, base = append(out, base[0]), base[1:]
+		}
+		if len(base) > 0 && byKey(base[0], w) == 0 {
+			base = base[1:]
+		}
+		out = append(out, w)
+	}
+	return append(out, base...)
+}
+
+func byKey(a, b store.Write) int { return bytes.Compare(a.Key, b.Key) }

@@ -1,0 +1,304 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ringfence/ringfence/actor"
+	"github.com/ringfence/ringfence/store"
+)
+
+// shard is the loop around one Tenure: one lease, one lock.
+//
+// The pattern of every method: lock, let the Tenure decide, do under the lock what must keep its order (confirming rounds), unlock, do the
+// rest. Batches go to the lease just before the Tenure is told, under the same lock, since the lease may refuse one.
+type shard struct {
+	h     *Host
+	lease store.Lease
+
+	over atomic.Bool // the Tenure is lost: for a look without the lock
+
+	mu       sync.Mutex
+	t        *Tenure
+	why      *store.MovedError // set when the Tenure is lost, if known
+	space    chan struct{}     // closed at the next Applied or Lost; nil unless somebody waits for it
+	draining bool
+	quiet    chan struct{} // closed once a draining shard is quiet
+	isQuiet  bool
+}
+
+// acts is room for the actions of one step, so that most steps allocate nothing.
+type acts [6]Action
+
+func (s *shard) deliver(r *run) {
+	var buf acts
+	s.mu.Lock()
+	out := s.t.Deliver(buf[:0], &r.Event, &r.class.policy)
+	s.settle(out)
+	s.do(out)
+}
+
+func (s *shard) applied(pos uint64) {
+	var buf acts
+	s.mu.Lock()
+	out := s.t.Applied(buf[:0], pos)
+	s.wakeSpace()
+	s.settle(out)
+	s.do(out)
+}
+
+func (s *shard) confirmed(n uint64) {
+	var buf acts
+	s.mu.Lock()
+	out := s.t.Confirmed(buf[:0], n)
+	s.settle(out)
+	s.do(out)
+}
+
+func (s *shard) lose(why *store.MovedError) {
+	var buf acts
+	s.mu.Lock()
+	out := s.lost(buf[:0], why)
+	s.settle(out)
+	s.do(out)
+}
+
+// lost is called with the lock held.
+func (s *shard) lost(out []Action, why *store.MovedError) []Action {
+	if s.why == nil {
+		s.why = why
+	}
+	s.over.Store(true)
+	s.wakeSpace()
+	return s.t.Lost(out)
+}
+
+func (s *shard) tick() {
+	var buf acts
+	s.mu.Lock()
+	out := s.t.Tick(buf[:0])
+	s.settle(out)
+	s.h.counts.evicted.Add(uint64(len(out)))
+	s.do(out)
+}
+
+func (s *shard) evict() bool {
+	var buf acts
+	s.mu.Lock()
+	out, ok := s.t.Evict(buf[:0])
+	s.settle(out)
+	if ok {
+		s.h.counts.evicted.Add(1)
+	}
+	s.do(out)
+	return ok
+}
+
+func (s *shard) drain() {
+	var buf acts
+	s.mu.Lock()
+	s.draining = true
+	out := s.t.Drain(buf[:0])
+	s.settle(out)
+	s.do(out)
+}
+
+func (s *shard) resume() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.t.Resume()
+	s.draining = false
+	if s.isQuiet {
+		s.quiet, s.isQuiet = make(chan struct{}), false
+	}
+}
+
+func (s *shard) waitQuiet(ctx context.Context) error {
+	s.mu.Lock()
+	quiet := s.quiet
+	s.mu.Unlock()
+	select {
+	case <-quiet:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.isQuiet {
+		return nil
+	}
+	return fmt.Errorf("shard %d: %d events still run and %d replies wait for their writes: %w", s.lease.Shard(), s.t.Running(), s.t.Held(), context.Cause(ctx))
+}
+
+// cut ends the shard from this side: what runs can no longer write or answer.
+func (s *shard) cut() {
+	var runs []*run
+	s.mu.Lock()
+	s.t.EachRunning(func(ev *Event) { runs = append(runs, ev.Data.(*run)) })
+	s.mu.Unlock()
+	s.lose(&store.MovedError{Shard: s.lease.Shard(), HeldToken: s.lease.Token(), HeldEpoch: s.lease.Epoch(), Reason: "the node stopped"})
+	for _, r := range runs {
+		r.cancel()
+	}
+}
+
+// settle does what must be done under the lock.
+func (s *shard) settle(out []Action) {
+	for i := range out {
+		if out[i].Kind == ActConfirm {
+			s.lease.Confirm(out[i].Round)
+			s.h.counts.confirms.Add(1)
+		}
+	}
+	if s.draining && !s.isQuiet && s.t.Quiet() {
+		s.isQuiet = true
+		close(s.quiet)
+	}
+}
+
+// do unlocks and does the rest.
+func (s *shard) do(out []Action) {
+	if a, r := s.perform(out); r != nil {
+		go s.work(a, r)
+	}
+}
+
+// perform unlocks and does the actions, but for one start, which is returned so that the caller's goroutine can go on with it.
+func (s *shard) perform(out []Action) (next *Activation, nextRun *run) {
+	why := s.why
+	s.mu.Unlock()
+	for i := range out {
+		a := &out[i]
+		switch a.Kind {
+		case ActStart:
+			r := a.Event.Data.(*run)
+			if nextRun == nil {
+				next, nextRun = a.Activation, r
+			} else {
+				go s.work(a.Activation, r)
+			}
+		case ActRespond:
+			a.Event.Data.(*run).respond(a.Reply.(*Result))
+		case ActRefuse:
+			a.Event.Data.(*run).refuse(a.Why, a.Outcome, why)
+		case ActWake:
+			w := a.Waiter.(chan bool) // has room for one
+			w <- a.Why == 0
+		case ActDrop:
+			s.dropped(a.Activation)
+		}
+	}
+	return next, nextRun
+}
+
+// work runs events of an activation until its mailbox is empty. It is the goroutine of an activation that is not quiet.
+func (s *shard) work(a *Activation, r *run) {
+	for r != nil {
+		r.a = a
+		a, r = s.end(r, r.exec())
+	}
+}
+
+// end tells the Tenure how the code of r ended, and returns what its goroutine goes on with.
+func (s *shard) end(r *run, e ending) (*Activation, *run) {
+	var buf acts
+	writes := r.seal()
+	for {
+		s.mu.Lock()
+		out, err := buf[:0], error(nil)
+		if b := r.b; b != nil && b.aborted.Load() != nil {
+			if e != unborn {
+				e = resetting
+			}
+			r.fail(e, b.abortError())
+		}
+		if e == returned && len(writes) > 0 && !s.t.IsLost() {
+			out, err = s.commit(out, writes)
+		}
+		if err == nil {
+			out = s.ended(out, r, e, writes)
+			s.settle(out)
+			return s.perform(out)
+		}
+		space := s.awaitSpace()
+		s.mu.Unlock()
+		if err := s.waitSpace(r, space); err != nil {
+			e = r.fail(resetting, err)
+		}
+	}
+}
+
+func (s *shard) ended(out []Action, r *run, e ending, writes []store.Write) []Action {
+	end := End{Writes: writes, Reply: &r.res, Bytes: len(r.res.Value) + callOverhead, Touched: r.touched.Load(), Denied: r.denied.Load()}
+	switch e {
+	case returned:
+		return s.t.Ended(out, r.a, end)
+	case skipped:
+		return s.t.Skip(out, r.a, &r.res)
+	case unborn:
+		s.h.counts.resets.Add(1)
+		shared := r.res // by all that waited for the constructor; each makes a copy of it
+		end.Reply = &shared
+		return s.t.Failed(out, r.a, end)
+	default:
+		s.h.counts.resets.Add(1)
+		return s.t.Reset(out, r.a, end)
+	}
+}
+
+// commit hands writes to the lease, just before the Tenure numbers them. Called with the lock held, on a Tenure that is not lost. The error is
+// ErrBusy; when the token has ended the Tenure is lost on return.
+func (s *shard) commit(out []Action, writes []store.Write) ([]Action, error) {
+	pos, err := s.lease.Commit(writes)
+	switch {
+	case err == nil && pos == s.t.Submitted()+1:
+		s.h.counts.batches.Add(1)
+		return out, nil
+	case errors.Is(err, store.ErrBusy):
+		return out, err
+	case err == nil:
+		s.h.log.Error("the lease numbered a batch out of order; its shard is given up under this token", "shard", s.lease.Shard(), "token", s.lease.Token(),
+			"number", pos, "want", s.t.Submitted()+1)
+	case !errors.Is(err, store.ErrTokenEnded):
+		s.h.log.Error("the lease refused a batch; its shard is given up under this token", "shard", s.lease.Shard(), "token", s.lease.Token(), "cause", err)
+	}
+	return s.lost(out, nil), nil
+}
+
+func (s *shard) awaitSpace() chan struct{} {
+	if s.space == nil {
+		s.space = make(chan struct{})
+	}
+	return s.space
+}
+
+func (s *shard) wakeSpace() {
+	if s.space != nil {
+		close(s.space)
+		s.space = nil
+	}
+}
+
+// waitSpace waits until a batch that the lease was too busy for may be tried again.
+func (s *shard) waitSpace(ctx context.Context, space chan struct{}) *actor.Error {
+	t := time.NewTimer(s.h.opts.CommitTimeout)
+	defer t.Stop()
+	select {
+	case <-space:
+		return nil
+	case <-ctx.Done():
+	case <-t.C:
+	}
+	return &actor.Error{Code: actor.CodeOverloaded, Outcome: actor.Ran, Overloaded: true, Reset: true, Message: textTimeout}
+}
+
+func (s *shard) dropped(a *Activation) {
+	if a.Data != nil {
+		a.Data = nil
+		s.h.live.Add(-1)
+	}
+}
