@@ -21,7 +21,7 @@ type Op struct {
 	ID           uint64
 	Object       int // over all shards
 	Write        bool
-	Echo         bool // touches nothing of the object: not checked
+	Echo         bool // touches nothing of the object, or may be stale: not checked
 	Call, Return time.Duration
 	Outcome      Outcome
 	Number, Seen uint64

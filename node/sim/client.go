@@ -13,10 +13,11 @@ const (
 	opRead                     // read from storage
 	opMemoryRead               // answer from the activation's memory
 	opEcho                     // touch nothing of the object
+	opStale                    // memory reads and writes of an object whose class allows stale replies
 	opKinds
 )
 
-var opKindNames = [opKinds]string{"increment", "blind write", "stored read", "memory read", "echo"}
+var opKindNames = [opKinds]string{"increment", "blind write", "stored read", "memory read", "echo", "call where replies may be stale"}
 
 func (k opKind) writes() bool { return k == opIncrement || k == opBlind }
 
@@ -35,7 +36,8 @@ type request struct {
 type answer struct {
 	outcome Outcome // Open means: may have run
 	version Version
-	hint    int // node to try, -1 if unknown
+	hint    int  // node to try, -1 if unknown
+	failed  bool // the method panicked: an answer, but nothing was written
 }
 
 // client calls in a closed loop: one call at a time, each operation once, sent again only if it did not run.
@@ -76,14 +78,18 @@ func (c *client) call() {
 		shard = w.pick(len(w.models))
 	}
 	r := request{op: uint64(len(w.ops)) + 1, kind: w.drawKind(), shard: shard, object: w.pick(objects)}
+	if r.kind == opStale {
+		r.object = objects
+	}
 	if c.shard >= 0 {
+		r.object = w.pick(objects)
 		r.kind = []opKind{opRead, opIncrement}[w.pick(2)]
 	} else if w.chance(w.cfg.Profile.LongEvents) {
 		w.stats.Long++
 		r.wait = time.Duration(w.rng.ExpFloat64() * float64(timing.Election()))
 	}
 	c.op, c.tries = len(w.ops), 0
-	w.ops = append(w.ops, Op{ID: r.op, Object: shard*objects + r.object, Write: r.kind.writes(), Echo: r.kind == opEcho, Call: w.now})
+	w.ops = append(w.ops, Op{ID: r.op, Object: min(shard*objects+r.object, shards*objects-1), Write: r.kind.writes(), Echo: r.kind == opEcho || r.kind == opStale, Call: w.now})
 	w.kinds = append(w.kinds, r.kind)
 	op := c.op
 	r.answer = func(a answer) { c.answered(op, a) }
@@ -101,8 +107,10 @@ func (w *world) drawKind() opKind {
 		return opBlind
 	case p < 0.65:
 		return opRead
-	case p < 0.95:
+	case p < 0.92:
 		return opMemoryRead
+	case p < 0.96:
+		return opStale
 	}
 	return opEcho
 }
@@ -148,6 +156,11 @@ func (c *client) answered(op int, a answer) {
 	o := &w.ops[op]
 	switch a.outcome {
 	case Ran:
+		if a.failed {
+			o.Outcome = DidNotRun
+			w.trace("panicked", o.ID, 0, 0)
+			break
+		}
 		o.Outcome, o.Return, o.Number = Ran, w.now, a.version.Number
 		if !o.Write {
 			o.Seen = a.version.Op

@@ -123,7 +123,7 @@ func (w *world) strike(c Class) {
 		w.cuts++
 		mine := w.cuts
 		w.trace("cut", uint64(c), 0, 0)
-		w.after(w.between(election/2, 8*election), func() {
+		w.after(w.outage(), func() {
 			if w.cuts == mine {
 				w.trace("healed", 0, 0, 0)
 				w.net.heal()
@@ -150,6 +150,16 @@ func (w *world) strike(c Class) {
 	case rawTransfer, handOver:
 		w.moveShard(c)
 	}
+}
+
+// outage is how long a process is down or the network cut: mostly a few election timeouts, sometimes long enough that the others
+// truncate their logs meanwhile.
+func (w *world) outage() time.Duration {
+	election := timing.Election()
+	if w.chance(0.15) {
+		return w.between(8*election, 50*election)
+	}
+	return w.between(election/8, 8*election)
 }
 
 // powerLoss crashes every node at one instant.
@@ -187,7 +197,7 @@ func (w *world) moveShard(c Class) {
 		w.count(c)
 		w.trace("move", uint64(c), r.rid, to)
 		if c == handOver {
-			r.own.beginHandOver(to)
+			r.own.serve.handOver(to)
 		} else {
 			r.g.TransferLeader(replicaID(to))
 		}

@@ -177,3 +177,10 @@ func (w *world) checkOpened(r *rep, token store.Token) {
 	}
 	m.opened[token] = me
 }
+
+// checkAccess looks at a storage access that is let through: no other token than its own is the newest applied here (I6).
+func (w *world) checkAccess(s *serving) {
+	if f := s.r.image().fence; !w.cfg.HistoryOnly && (s.t.IsLost() || f.Token != s.token || f.Released) {
+		w.fail("I6 stale access fails", "node %d: access under token %d of shard %d; the fence here says %+v", s.r.n.id, s.token, s.r.shard, f)
+	}
+}

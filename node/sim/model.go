@@ -9,7 +9,7 @@ import (
 	"github.com/ringfence/ringfence/store"
 )
 
-// objects per shard that the clients use.
+// objects per shard whose calls are checked. One more, of a class that allows stale replies, is not.
 const objects = 3
 
 // model is what an observer of everything knows of one shard: the log that its replicas agreed on, and what it means by a second
@@ -90,7 +90,7 @@ func (m *model) step(index, term uint64, c *store.Command) {
 	for i := range c.Writes {
 		w := &c.Writes[i]
 		m.sum += putState(m.state, w)
-		if object, v, ok := decodeVersion(w.Key, w.Value); ok {
+		if object, v, ok := decodeVersion(w.Key, w.Value); ok && object < objects {
 			m.chains[object] = append(m.chains[object], v)
 		}
 	}
@@ -130,7 +130,7 @@ func encodeVersion(v Version) []byte {
 }
 
 func decodeVersion(key, value []byte) (object int, v Version, ok bool) {
-	if len(key) != 2 || key[0] != 'o' || int(key[1]) >= objects || len(value) != 24 {
+	if len(key) != 2 || key[0] != 'o' || int(key[1]) > objects || len(value) != 24 {
 		return 0, v, false
 	}
 	return int(key[1]), Version{binary.BigEndian.Uint64(value), binary.BigEndian.Uint64(value[8:]), binary.BigEndian.Uint64(value[16:])}, true

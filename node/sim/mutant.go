@@ -7,7 +7,6 @@ const (
 	ackBeforeSync weakness = 1 << iota // responses leave before the fsync
 	wipedRejoins                       // an empty disk comes back under the old replica's ID
 	fenceApart                         // the fence is stored in a batch of its own
-	unchecked                          // a reply is not checked again when it is released
 	currentLease                       // a storage handle uses the lease that the node has now
 )
 

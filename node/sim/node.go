@@ -115,14 +115,8 @@ func (n *node) crash() {
 	n.up, n.paused, n.syncing, n.applying = false, false, false, false
 	n.deferred, n.appends, n.waiting, n.applies = nil, nil, nil, nil
 	n.owed, n.crashIn, n.failSync = 0, 0, false
-	for _, r := range n.reps {
-		if r != nil {
-			r.own.ended = true
-		}
-	}
 	inc := n.inc
-	election := timing.Election()
-	n.w.after(n.w.between(election/8, 8*election), func() {
+	n.w.after(n.w.outage(), func() {
 		if n.inc == inc && !n.up {
 			n.start()
 		}
@@ -286,7 +280,9 @@ func (n *node) writeAppends() {
 // sync makes what is written durable, one fsync for all groups; responses leave only then.
 func (n *node) sync() {
 	if mutant.has(ackBeforeSync) {
-		n.ackEarly()
+		inc := n.inc
+		n.w.after(0, func() { n.do(inc, n.ackEarly) })
+		return
 	}
 	if n.syncing || len(n.waiting) == 0 {
 		return
@@ -343,16 +339,17 @@ func (n *node) ackEarly() {
 		n.waiting = n.waiting[1:]
 		n.appended(t)
 	}
-	if end := n.disk.end(); n.up && !n.syncing && end > n.disk.done {
-		n.syncing = true
-		inc := n.inc
-		n.w.after(n.w.between(time.Millisecond, 20*time.Millisecond), func() {
-			if n.inc == inc {
-				n.syncing = false
-				n.disk.sync(end)
-			}
-		})
+	if !n.up || n.syncing {
+		return
 	}
+	n.syncing = true
+	inc, end := n.inc, n.disk.end()
+	n.w.after(n.w.between(time.Millisecond, 20*time.Millisecond), func() {
+		if n.inc == inc {
+			n.syncing = false
+			n.disk.sync(end)
+		}
+	})
 }
 
 func (n *node) slowFor(d time.Duration) {

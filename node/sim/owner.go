@@ -3,61 +3,78 @@ package sim
 import (
 	"time"
 
-	"github.com/ringfence/ringfence/ring"
+	"github.com/ringfence/ringfence/actor"
+	"github.com/ringfence/ringfence/actor/host"
 	"github.com/ringfence/ringfence/store"
 	"github.com/ringfence/ringfence/store/replica"
 )
 
+// drainTimeout is how long running events may go on when a shard is handed over; then they are reset.
+const drainTimeout = 2 * time.Second
+
 // ownership is what a replica's node does with the shard: nothing, or serve under one token.
 type ownership struct {
 	r     *rep
-	ended bool     // the process is gone
 	serve *serving // nil without an open token
-	given uint64   // replica to hand the shard to once what runs has ended; 0: none
 }
 
 func (o *ownership) init(r *rep) { o.r = r }
+
+// serving is a host.Tenure and the loop around it.
+type serving struct {
+	r     *rep
+	token store.Token
+	t     *host.Tenure
+	to    uint64 // replica that the shard is being handed to; 0: none
+
+	acts    [objects + 1]*host.Activation
+	last    [objects + 1]uint64 // last batch submitted of each object
+	lateTil time.Duration       // proposals wait until then
+}
 
 // events takes what a Group says, in order.
 func (o *ownership) events(es []replica.Event) {
 	for _, e := range es {
 		w := o.r.n.w
-		w.trace("event", o.r.rid, uint64(e.Kind)<<32|e.Pos, uint64(e.Token))
-		switch e.Kind {
-		case replica.EventOpened:
+		w.trace(eventNames[e.Kind], o.r.rid, uint64(e.Token), e.Pos)
+		if e.Kind == replica.EventOpened {
 			w.checkOpened(o.r, e.Token)
-			o.serve = newServing(o.r, e.Token, e.Epoch)
+			o.serve = &serving{r: o.r, token: e.Token, t: host.NewTenure(e.Token)}
+			continue
+		}
+		s := o.serve
+		if s == nil || s.token != e.Token {
+			continue
+		}
+		switch e.Kind {
 		case replica.EventLost:
-			if s := o.serve; s != nil && s.token == e.Token {
-				o.serve = nil
-				o.given = 0
-				s.lost(e.Reason)
-			}
+			o.serve = nil
+			s.do(s.t.Lost(nil))
 		case replica.EventApplied:
-			if s := o.serve; s != nil && s.token == e.Token {
-				s.applied(e.Pos)
-			}
+			s.do(s.t.Applied(nil, e.Pos))
 		case replica.EventConfirmed:
-			if s := o.serve; s != nil && s.token == e.Token {
-				s.confirmed(e.Pos)
-			}
+			s.do(s.t.Confirmed(nil, e.Pos))
+		}
+		if !o.r.n.up {
+			return
 		}
 	}
 }
 
-func (o *ownership) tick() {
-	if o.serve != nil {
-		o.serve.tick()
-	}
-}
+var eventNames = [...]string{replica.EventLost: "lost", replica.EventOpened: "opened", replica.EventApplied: "applied",
+	replica.EventConfirmed: "confirmed"}
 
-// valid reports whether a token may be used now: true, or false and whether it is lost for good.
-func (r *rep) valid(token store.Token) (ok, lost bool) {
-	t, until := r.g.LeaseUntil()
-	if t != token {
-		return false, true
+// tick lets idle activations go, by time and sometimes for want of room, so that memory is made anew.
+func (o *ownership) tick() {
+	s := o.serve
+	if s == nil {
+		return
 	}
-	return r.n.w.now < until, false
+	s.do(s.t.Tick(nil))
+	if s.t.Activations() > 0 && o.r.n.w.chance(0.01) {
+		actions, _ := s.t.Evict(nil)
+		s.do(actions)
+	}
 }
 
 // receive takes a request from a client.
@@ -69,189 +86,166 @@ func (n *node) receive(q request) {
 		return
 	}
 	s := r.own.serve
-	if s == nil || s.draining {
-		hint := -1
-		if l := uint64(r.g.Leader()); l != 0 {
-			hint = nodeOf(l)
-		}
-		q.answer(answer{outcome: DidNotRun, hint: hint})
+	if s == nil {
+		q.answer(answer{outcome: DidNotRun, hint: r.leaderNode()})
 		return
 	}
-	if ok, _ := r.valid(s.token); !ok {
+	if ok, _ := r.valid(s.token); !ok { // an event starts under a valid lease or not at all
 		q.answer(answer{outcome: DidNotRun, hint: -1})
 		return
 	}
 	w.trace("deliver", r.rid, q.op, uint64(s.token))
-	s.deliver(q)
+	policy := &w.policy
+	if q.kind == opStale {
+		policy = &w.stalePolicy
+	}
+	s.do(s.t.Deliver(nil, &host.Event{Object: objectID(q.object), Data: &running{s: s, q: q}, Bytes: 100}, policy))
 	n.drain(r)
 }
 
-// serving is what a node does under one token.
-
-type serving struct {
-	r        *rep
-	token    store.Token
-	epoch    ring.Epoch
-	over     bool
-	draining bool
-	acts     [objects]*act
-	next     uint64
-	appliedN uint64
-	round    uint64
-	conf     uint64
-	held     []held
-	late     time.Duration
-}
-
-type act struct {
-	s     *serving
-	obj   int
-	queue []request
-	busy  bool
-	known bool
-	mem   Version
-	last  uint64
-}
-
-type held struct {
-	q     request
-	v     Version
-	pos   uint64
-	round uint64
-}
-
-func newServing(r *rep, t store.Token, e ring.Epoch) *serving {
-	s := &serving{r: r, token: t, epoch: e}
-	for i := range s.acts {
-		s.acts[i] = &act{s: s, obj: i}
+// valid reports whether a token may be used now, and if not, whether it is over for good.
+func (r *rep) valid(token store.Token) (ok, over bool) {
+	t, until := r.g.LeaseUntil()
+	if t != token {
+		return false, true
 	}
-	return s
+	return r.n.w.now < until, false
 }
 
-func (s *serving) deliver(q request) {
-	a := s.acts[q.object]
-	a.queue = append(a.queue, q)
-	a.run()
+func (r *rep) leaderNode() int {
+	if l := uint64(r.g.Leader()); l != 0 {
+		return nodeOf(l)
+	}
+	return -1
 }
 
-func (a *act) run() {
-	if a.busy || len(a.queue) == 0 || a.s.over {
+func objectID(object int) actor.ID {
+	return actor.ID{Class: "Register", Key: string(rune('a' + object))}
+}
+
+// do does what a Tenure wants done, in order. Users' code runs later, as events of the scheduler.
+func (s *serving) do(actions []host.Action) {
+	n := s.r.n
+	for i := range actions {
+		if !n.effect() {
+			return
+		}
+		a := &actions[i]
+		switch a.Kind {
+		case host.ActStart:
+			u := a.Event.Data.(*running)
+			u.ev, u.a = a.Event, a.Activation
+			s.acts[u.q.object] = a.Activation
+			u.later(0, u.begin)
+		case host.ActSubmit:
+			s.submit(a.Pos, a.Writes)
+		case host.ActConfirm:
+			s.r.g.Confirm(s.token, a.Round)
+		case host.ActRespond:
+			s.respond(a.Event.Data.(*running))
+		case host.ActRefuse:
+			s.refuse(a.Event.Data.(*running), a)
+		case host.ActWake:
+			if u := a.Waiter.(*running); a.Why == 0 {
+				u.later(0, u.finish)
+			} else {
+				u.later(0, u.moved)
+			}
+		case host.ActDrop:
+			n.w.stats.Dropped++
+			a.Activation.Data = nil
+		}
+	}
+	if s.to != 0 && s.t.Quiet() && s.r.own.serve == s {
+		to := s.to
+		s.to = 0
+		if s.r.g.HandOver(replicaID(to)) {
+			n.w.stats.Released++
+		}
+	}
+}
+
+// submit proposes a batch: at once, or after a pause of the owner between computing and proposing, then all later ones wait too.
+// Now and then a copy goes astray and is proposed to somebody much later.
+func (s *serving) submit(pos uint64, writes []store.Write) {
+	w, n := s.r.n.w, s.r.n
+	if w.faulty(strayProposal) && w.chance(0.05) {
+		b := store.AppendBatchHead(nil, s.token, pos, 1)
+		for i := range writes {
+			b = store.AppendWrite(b, &writes[i])
+		}
+		w.stray(s.r, b)
+	}
+	if w.faulty(lateProposal) && w.chance(0.02) {
+		w.count(lateProposal)
+		s.lateTil = max(s.lateTil, w.now+w.between(0, 8*timing.Election()))
+	}
+	if s.lateTil <= w.now {
+		_ = s.r.g.Commit(s.token, writes) // refused if the token is over: Lost comes, or has come
 		return
 	}
-	a.busy = true
-	q := a.queue[0]
-	a.queue = a.queue[1:]
-	a.access(q, func() {
-		if !a.known {
-			a.known = true
-			a.mem = versionIn(a.s.r.image().kv, a.obj)
-		}
-		a.later(q.wait, func() {
-			if !q.kind.writes() {
-				a.end(q, a.mem, false)
-				return
-			}
-			a.access(q, func() {
-				a.mem = Version{a.mem.Number + 1, q.op, a.mem.Op}
-				a.end(q, a.mem, true)
-			})
+	inc := n.inc
+	w.after(s.lateTil-w.now, func() {
+		n.do(inc, func() {
+			_ = s.r.g.Commit(s.token, writes)
+			n.drain(s.r)
 		})
 	})
 }
 
-func (a *act) later(d time.Duration, fn func()) {
-	n := a.s.r.n
+// respond lets a reply go: what it depends on must be safe by now.
+func (s *serving) respond(u *running) {
+	w := s.r.n.w
+	w.trace("respond", s.r.rid, u.q.op, u.result.Number)
+	if u.q.kind != opEcho {
+		w.checkGate(s.r, s.token, u.pos, u.q.op)
+	}
+	if u.failed && u.synced {
+		u.q.answer(answer{outcome: Open}) // an error, of an event that had written
+		return
+	}
+	u.q.answer(answer{outcome: Ran, version: u.result, failed: u.failed})
+}
+
+func (s *serving) refuse(u *running, a *host.Action) {
+	w := s.r.n.w
+	w.trace("refuse", s.r.rid, u.q.op, uint64(a.Why)<<8|uint64(a.Outcome))
+	if a.Outcome == actor.DidNotRun {
+		u.q.answer(answer{outcome: DidNotRun, hint: s.r.leaderNode()})
+		return
+	}
+	w.stats.Stale++
+	u.q.answer(answer{outcome: Open})
+}
+
+// handOver gives the shard to another replica: nothing new is started, what runs may end, then release and transfer.
+func (s *serving) handOver(to uint64) {
+	if s.to != 0 {
+		return
+	}
+	s.to = to
+	w, n := s.r.n.w, s.r.n
+	s.do(s.t.Drain(nil))
 	inc := n.inc
-	n.w.after(d, func() {
-		n.do(inc, func() { fn(); n.drain(a.s.r) })
+	later := func(d time.Duration, fn func()) {
+		w.after(d, func() {
+			n.do(inc, func() {
+				if n.reps[s.r.shard].own.serve == s {
+					fn()
+					n.drain(s.r)
+				}
+			})
+		})
+	}
+	later(drainTimeout, func() {
+		var late []*running
+		s.t.EachRunning(func(ev *host.Event) { late = append(late, ev.Data.(*running)) })
+		for _, u := range late {
+			u.panics()
+		}
 	})
-}
-
-func (a *act) access(q request, fn func()) {
-	if a.s.over {
-		q.answer(answer{outcome: Open})
-		a.s.r.n.w.stats.Moved++
-		return
-	}
-	ok, lost := a.s.r.valid(a.s.token)
-	if ok {
-		fn()
-		return
-	}
-	if lost {
-		return
-	}
-	a.s.r.n.w.stats.Waited++
-	a.later(timing.Tick, func() { a.access(q, fn) })
-}
-
-func (a *act) end(q request, v Version, wrote bool) {
-	s := a.s
-	if s.over {
-		q.answer(answer{outcome: Open})
-		s.r.n.w.stats.Stale++
-		return
-	}
-	if wrote {
-		s.next++
-		a.last = s.next
-		writes := []store.Write{{Key: []byte(objectKey(a.obj)), Value: encodeVersion(v)}}
-		w := s.r.n.w
-		if w.faulty(strayProposal) && w.chance(0.05) {
-			b := store.AppendBatchHead(nil, s.token, s.next, 1)
-			w.stray(s.r, store.AppendWrite(b, &writes[0]))
-		}
-		commit := func() {
-			_ = s.r.g.Commit(s.token, writes)
-		}
-		if w.faulty(lateProposal) && w.chance(0.02) {
-			w.count(lateProposal)
-			s.late = max(s.late, w.now+w.between(0, 8*timing.Election()))
-		}
-		if s.late > w.now {
-			a.later(s.late-w.now, commit)
-		} else {
-			commit()
-		}
-	}
-	s.round++
-	s.held = append(s.held, held{q, v, a.last, s.round})
-	s.r.g.Confirm(s.token, s.round)
-	a.busy = false
-	a.run()
-}
-
-func (s *serving) release() {
-	kept := s.held[:0]
-	for _, h := range s.held {
-		if h.pos <= s.appliedN && h.round <= s.conf {
-			s.r.n.w.checkGate(s.r, s.token, h.pos, h.q.op)
-			h.q.answer(answer{outcome: Ran, version: h.v})
-		} else {
-			kept = append(kept, h)
-		}
-	}
-	s.held = kept
-}
-
-func (s *serving) applied(n uint64)   { s.appliedN = n; s.release() }
-func (s *serving) confirmed(n uint64) { s.conf = n; s.release() }
-func (s *serving) tick()              {}
-func (s *serving) lost(string) {
-	s.over = true
-	for _, h := range s.held {
-		h.q.answer(answer{outcome: Open})
-	}
-	for _, a := range s.acts {
-		for _, q := range a.queue {
-			q.answer(answer{outcome: DidNotRun, hint: -1})
-		}
-	}
-}
-
-func (o *ownership) beginHandOver(to uint64) {
-	if o.serve != nil {
-		o.r.n.w.stats.Released++
-		o.r.g.HandOver(replicaID(to))
-	}
+	later(2*drainTimeout, func() { // what was submitted is not applied: no majority; the shard stays
+		s.to = 0
+		s.t.Resume()
+	})
 }

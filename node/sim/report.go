@@ -26,6 +26,9 @@ type Stats struct {
 	Truncations  int
 	Epochs       int
 	Restarts     int
+	Dropped      int // activations
+	Syncs        int // events that waited for their writes
+	Panics       int // events that were reset
 	Faults       [classes]int
 	SlowestServe time.Duration // slowest shard to answer after the last fault
 }
@@ -37,7 +40,8 @@ func (s *Stats) Add(o *Stats) {
 	for _, p := range []struct{ to, from *int }{{&s.Acked, &o.Acked}, {&s.MayHaveRun, &o.MayHaveRun}, {&s.Refused, &o.Refused},
 		{&s.TimedOut, &o.TimedOut}, {&s.Long, &o.Long}, {&s.Moved, &o.Moved}, {&s.Stale, &o.Stale}, {&s.Waited, &o.Waited},
 		{&s.Acquires, &o.Acquires}, {&s.Released, &o.Released}, {&s.Snapshots, &o.Snapshots}, {&s.Truncations, &o.Truncations},
-		{&s.Epochs, &o.Epochs}, {&s.Restarts, &o.Restarts}} {
+		{&s.Epochs, &o.Epochs}, {&s.Restarts, &o.Restarts},
+		{&s.Dropped, &o.Dropped}, {&s.Syncs, &o.Syncs}, {&s.Panics, &o.Panics}} {
 		*p.to += *p.from
 	}
 	for i := range s.Kinds {
@@ -64,6 +68,7 @@ func (s *Stats) lines() []line {
 		line{"events that waited in the middle", s.Long}, line{"storage accesses failed: moved", s.Moved},
 		line{"storage accesses that waited", s.Waited}, line{"stale replies held back", s.Stale},
 		line{"tokens opened", s.Acquires}, line{"tokens released", s.Released}, line{"process starts", s.Restarts},
+		line{"activations dropped", s.Dropped}, line{"events that synced", s.Syncs}, line{"events that panicked", s.Panics},
 		line{"snapshots installed", s.Snapshots}, line{"logs truncated", s.Truncations}, line{"ring epochs", s.Epochs})
 	total := 0
 	for c, n := range s.Faults {

@@ -9,6 +9,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/ringfence/ringfence/actor/host"
 	"github.com/ringfence/ringfence/ring"
 	"github.com/ringfence/ringfence/store/replica"
 )
@@ -17,6 +18,9 @@ const (
 	shards  = 4
 	clients = 4
 	copies  = 3
+
+	maxEvents  = 10_000_000 // of a run: usual are some 300,000
+	maxPending = 100_000    // at a time: usual are some hundreds
 	// calmFor is the last part of a run: no faults begin, all are undone, every shard must serve, every object is read.
 	calmFor = 16 * time.Second
 	// serveWithin is how soon after the last fault every shard must have answered a call: what was late by four election
@@ -58,6 +62,8 @@ type world struct {
 	nodes  []*node
 	models []*model
 	keep   int // log entries kept
+
+	policy, stalePolicy host.Policy
 
 	epoch     ring.Epoch // newest ring; nodes hear of it or not
 	cuts      uint64
@@ -102,6 +108,10 @@ func (w *world) build() {
 	}
 	w.keep = 10 + w.pick(41)
 	w.net = network{w: w, loss: w.rng.Float64() * 0.05, repeat: w.rng.Float64() * 0.05, late: w.rng.Float64() * 0.03, reorder: true}
+	w.policy = host.Policy{Mailbox: 1 + w.pick(4), MailboxBytes: 250 + w.pick(1000), HeldBytes: w.pick(3 * replyBytes),
+		CacheBytes: w.pick(400), IdleTicks: uint64(1 + w.pick(40))}
+	w.stalePolicy = w.policy
+	w.stalePolicy.AllowStaleReplies = true
 	w.epoch = 1
 	n := 3 + w.pick(maxNodes-2)
 	for shard := range shards {
@@ -146,7 +156,10 @@ func (w *world) run() {
 		}
 		w.after(serveWithin, w.checkServed)
 	})
-	for w.broken == nil && w.next(w.cfg.Virtual) {
+	for events := 0; w.broken == nil && w.next(w.cfg.Virtual); events++ {
+		if events > maxEvents || len(w.heap) > maxPending {
+			w.fail("time goes on", "%d events, %d more to come: something feeds itself", events, len(w.heap))
+		}
 	}
 }
 

@@ -1,0 +1,119 @@
+//go:build mutant
+
+package sim
+
+import (
+	"flag"
+	"fmt"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/ringfence/ringfence/actor/host"
+	"github.com/ringfence/ringfence/store"
+	"github.com/ringfence/ringfence/store/replica"
+)
+
+var hitsFlag = flag.Int("sim.hits", 100, "seeds to count a mutant's hits in, by the history alone and by all checks")
+
+const mutantSeeds = 2000
+
+// mutantCase is one weakened protocol. profile directs faults at it where the general mix finds it rarely.
+type mutantCase struct {
+	name     string
+	set      func(on bool)
+	profile  Profile
+	survives string // why it must not be caught, "" if it must
+}
+
+func noSeqCheck(on bool)    { store.Mutant.NoSeqCheck = on }
+func dropIsIgnored(on bool) { replica.Mutant.DropIsIgnored = on }
+
+func both(a, b func(bool)) func(bool) { return func(on bool) { a(on); b(on) } }
+
+func weak(x weakness) func(bool) {
+	return func(on bool) {
+		if mutant = 0; on {
+			mutant = x
+		}
+	}
+}
+
+var mutantCases = []mutantCase{
+	{name: "no sequence check, drop ignored", set: both(noSeqCheck, dropIsIgnored)},
+	{name: "drop ignored", set: dropIsIgnored,
+		survives: "the fence's sequence check refuses what follows a dropped batch, and that ends the token"},
+	{name: "sequence not reset", set: func(on bool) { store.Mutant.SeqNotReset = on }},
+	{name: "no token check", set: func(on bool) { store.Mutant.NoTokenCheck = on }},
+	{name: "acquire with stale epoch", set: func(on bool) { store.Mutant.StaleEpoch, replica.Mutant.StaleEpoch = on, on }},
+	{name: "serves before its acquire is applied", set: func(on bool) { replica.Mutant.ServeEarly = on }},
+	{name: "snapshot without fence", set: func(on bool) { replica.Mutant.SnapshotWithoutFence = on }},
+	{name: "Raft's own read lease", set: func(on bool) { replica.Mutant.ReadOnlyLease = on },
+		profile: Profile{Name: "isolated leaders, long events", Only: set(cutOne, cutOneWay, cutHalves, pause), FaultEvery: 800 * time.Millisecond, LongEvents: 0.3}},
+	{name: "acknowledges before fsync", set: weak(ackBeforeSync)},
+	{name: "wiped disk under the old replica ID", set: weak(wipedRejoins)},
+	{name: "fence in another batch than the state", set: weak(fenceApart)},
+	{name: "reply at propose", set: func(on bool) { host.Mutant.ReplyAtPropose = on }},
+	{name: "memory reads not held", set: func(on bool) { host.Mutant.MemoryReadsNotHeld = on }},
+	{name: "no confirming round", set: func(on bool) { host.Mutant.NoConfirm = on }},
+	{name: "older round joined", set: func(on bool) { host.Mutant.JoinEarlierRound = on }},
+	{name: "token not checked again at release", set: func(on bool) { host.Mutant.StaleRelease = on }},
+	{name: "handle uses the node's current lease", set: weak(currentLease)},
+}
+
+var mutFlag = flag.String("sim.mutant", "", "only mutants whose name contains this")
+
+func TestMutants(t *testing.T) {
+	var b strings.Builder
+	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(tw, "mutant\tseeds needed\tcaught by\thits in %d: all checks\thistory alone\tprofile\n", *hitsFlag)
+	for _, m := range mutantCases {
+		if !strings.Contains(m.name, *mutFlag) {
+			continue
+		}
+		row := huntMutant(t, m)
+		fmt.Fprintln(tw, row)
+		t.Log(row)
+	}
+	tw.Flush()
+	t.Logf("\n%s", b.String())
+}
+
+func huntMutant(t *testing.T, m mutantCase) string {
+	m.set(true)
+	defer m.set(false)
+	name := m.profile.Name
+	if name == "" {
+		name = "general"
+	}
+	if m.survives != "" {
+		for seed := uint64(1); seed <= 300; seed++ {
+			if res := run(t, Config{Seed: seed, Profile: m.profile}); res.Violation != nil {
+				t.Errorf("mutant %q must be survived (%s), but seed %d: %v", m.name, m.survives, seed, res.Violation)
+				break
+			}
+		}
+		return fmt.Sprintf("%s\tsurvived 300\t%s\t–\t–\t%s", m.name, m.survives, name)
+	}
+	needed, by := 0, ""
+	for seed := uint64(1); seed <= mutantSeeds; seed++ {
+		if res := run(t, Config{Seed: seed, Profile: m.profile}); res.Violation != nil {
+			needed, by = int(seed), res.Violation.Invariant
+			break
+		}
+	}
+	if needed == 0 {
+		t.Errorf("mutant %q was not caught in %d seeds", m.name, mutantSeeds)
+		return fmt.Sprintf("%s\tnot caught in %d\t\t\t\t%s", m.name, mutantSeeds, name)
+	}
+	var hits [2]int
+	for i, historyOnly := range []bool{false, true} {
+		for seed := uint64(1); seed <= uint64(*hitsFlag); seed++ {
+			if run(t, Config{Seed: seed, Profile: m.profile, HistoryOnly: historyOnly}).Violation != nil {
+				hits[i]++
+			}
+		}
+	}
+	return fmt.Sprintf("%s\t%d\t%s\t%d\t%d\t%s", m.name, needed, by, hits[0], hits[1], name)
+}
