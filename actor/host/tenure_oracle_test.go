@@ -127,11 +127,11 @@ func (o *oracle) step() {
 			o.endSomehow(w)
 		}
 	case n < 800:
-		if o.applied < len(o.batches) {
+		if o.applied < len(o.batches) && !o.lost { // nothing comes after Lost
 			o.apply(o.applied + 1 + o.rnd.IntN(len(o.batches)-o.applied))
 		}
 	case n < 880:
-		if o.confirmed < len(o.rounds) {
+		if o.confirmed < len(o.rounds) && !o.lost {
 			o.confirm()
 		}
 	case n < 900:
