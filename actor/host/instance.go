@@ -301,7 +301,7 @@ func (b *instance) Sync(ctx context.Context) error {
 		if space == nil {
 			break
 		}
-		if err := b.s.waitSpace(ctx, space); err != nil {
+		if err := b.s.waitSpace(ctx.Done(), b.s.h.opts.CommitTimeout, space); err != nil {
 			err.Reset, err.Object, err.Remote = false, b.id, true
 			return err
 		}

@@ -142,6 +142,15 @@ func (r *run) begin() *actor.Error {
 
 func (r *run) expired() bool { return !r.call.Deadline.IsZero() && !time.Now().Before(r.call.Deadline) }
 
+// remaining is how long the event may wait for its batch to be taken.
+func (r *run) remaining() time.Duration {
+	limit := r.s.h.opts.CommitTimeout
+	if !r.call.Deadline.IsZero() {
+		limit = min(limit, time.Until(r.call.Deadline))
+	}
+	return limit
+}
+
 func (r *run) late() *actor.Error {
 	return refused(actor.CodeDeadline, r.Object, "the deadline passed before the event could start")
 }

@@ -226,7 +226,7 @@ func (s *shard) end(r *run, e ending) (*Activation, *run) {
 		}
 		space := s.awaitSpace()
 		s.mu.Unlock()
-		if err := s.waitSpace(r, space); err != nil {
+		if err := s.waitSpace(nil, r.remaining(), space); err != nil {
 			e = r.fail(resetting, err)
 		}
 	}
@@ -283,14 +283,14 @@ func (s *shard) wakeSpace() {
 	}
 }
 
-// waitSpace waits until a batch that the lease was too busy for may be tried again.
-func (s *shard) waitSpace(ctx context.Context, space chan struct{}) *actor.Error {
-	t := time.NewTimer(s.h.opts.CommitTimeout)
+// waitSpace waits until a batch that the lease was too busy for may be tried again, at most for limit and until done.
+func (s *shard) waitSpace(done <-chan struct{}, limit time.Duration, space chan struct{}) *actor.Error {
+	t := time.NewTimer(limit)
 	defer t.Stop()
 	select {
 	case <-space:
 		return nil
-	case <-ctx.Done():
+	case <-done:
 	case <-t.C:
 	}
 	return &actor.Error{Code: actor.CodeOverloaded, Outcome: actor.Ran, Overloaded: true, Reset: true, Message: textTimeout}
