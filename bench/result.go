@@ -15,6 +15,15 @@ type Seconds time.Duration
 
 func (s Seconds) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(s).Seconds()) }
 
+func (s *Seconds) UnmarshalJSON(b []byte) error {
+	var n float64
+	if err := json.Unmarshal(b, &n); err != nil {
+		return err
+	}
+	*s = Seconds(n * float64(time.Second))
+	return nil
+}
+
 // Micros is a latency in microseconds, in JSON too.
 type Micros int64
 

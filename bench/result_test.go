@@ -45,6 +45,10 @@ func TestJSONUnits(t *testing.T) {
 			t.Errorf("%s lacks %s", b, want)
 		}
 	}
+	var back Result
+	if err := json.Unmarshal(b, &back); err != nil || back.Duration != Seconds(1500*time.Millisecond) || back.P99 != 2000 {
+		t.Errorf("read back: %+v (%v)", back, err)
+	}
 	if strings.Contains(string(b), `"check"`) {
 		t.Errorf("%s has a check although there was none", b)
 	}

@@ -114,7 +114,9 @@ func (a *app) runBench(c *cobra.Command, f *benchFlags) (err error) {
 }
 
 func (a *app) measure(ctx context.Context, f *benchFlags) ([]*bench.Result, error) {
-	cl, err := dialServers(ctx, f.servers, client.Options{Timeout: f.timeout, ConnsPerNode: f.conns})
+	dialCtx, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	cl, err := dialServers(dialCtx, f.servers, client.Options{Timeout: f.timeout, ConnsPerNode: f.conns})
 	if err != nil {
 		return nil, err
 	}

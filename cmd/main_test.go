@@ -121,11 +121,12 @@ type cluster struct {
 
 	pids    []int
 	servers []string
+	gossip  []string
 	dir     string // of node 1
 	calls   []string
 }
 
-// startUp runs `up` and reads what it prints once it serves.
+// startUp runs `up`, on free ports unless told otherwise, and reads what it prints once it serves.
 func startUp(args ...string) (*cluster, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &cluster{cmd: program(ctx, append([]string{"up", "--base-port", "0"}, args...)...), out: newLines(), err: newLines(), ended: make(chan struct{}), cancel: cancel}
@@ -154,10 +155,10 @@ func startUp(args ...string) (*cluster, error) {
 func (c *cluster) read() {
 	for line := range strings.Lines(c.out.String()) {
 		f := strings.Fields(line)
-		if len(f) == 6 && f[0] != "NODE" {
+		if isRow(line) {
 			var pid int
 			fmt.Sscan(f[4], &pid)
-			c.pids, c.servers = append(c.pids, pid), append(c.servers, f[2])
+			c.pids, c.servers, c.gossip = append(c.pids, pid), append(c.servers, f[2]), append(c.gossip, f[3])
 			if c.dir == "" {
 				c.dir = f[5]
 			}
@@ -167,6 +168,9 @@ func (c *cluster) read() {
 		}
 	}
 }
+
+// isRow tells the table's lines, which begin with a node's number.
+func isRow(line string) bool { return line[0] >= '1' && line[0] <= '9' }
 
 func (c *cluster) server() string { return strings.Join(c.servers, ",") }
 

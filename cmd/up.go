@@ -121,7 +121,7 @@ func plural(n int, what string) string {
 // that it was built from says what was typed.
 func invocation(name string) string {
 	exe, err := os.Executable()
-	if err == nil && strings.Contains(exe, string(filepath.Separator)+"go-build") {
+	if err == nil && filepath.Base(filepath.Dir(exe)) == "exe" && strings.Contains(exe, string(filepath.Separator)+"go-build") {
 		if info, ok := debug.ReadBuildInfo(); ok && info.Path != "command-line-arguments" {
 			rel, inside := strings.CutPrefix(info.Path, info.Main.Path+"/")
 			if st, err := os.Stat(rel); inside && err == nil && st.IsDir() {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -128,7 +129,7 @@ func TestGarbageOnEveryPort(t *testing.T) {
 	junk := make([]byte, 64<<10)
 	rand.Read(junk)
 	frames := [][]byte{junk, []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), bytes.Repeat([]byte{0xff}, 4096), bytes.Repeat([]byte{0}, 4096), {0xdd, 0x7f, 0xff, 0xff, 0xff}}
-	for _, addr := range slices.Concat(c.servers, c.gossipAddrs()) {
+	for _, addr := range slices.Concat(c.servers, c.gossip) {
 		for _, f := range frames {
 			send(t, "tcp", addr, f)
 			send(t, "udp", addr, f[:min(len(f), 1400)])
@@ -154,15 +155,6 @@ func send(t *testing.T, network, addr string, b []byte) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(time.Second))
 	_, _ = conn.Write(b) // the other side may hang up at any time
-}
-
-func (c *cluster) gossipAddrs() (all []string) {
-	for line := range strings.Lines(c.out.String()) {
-		if f := strings.Fields(line); len(f) == 6 && f[0] != "NODE" {
-			all = append(all, f[3])
-		}
-	}
-	return all
 }
 
 // A node that is killed is reported, the others go on; Ctrl-C then ends all of it and removes the temporary directory.
@@ -201,10 +193,10 @@ func TestUpOutlivesANode(t *testing.T) {
 
 // With --data the cluster comes back with what it had, also after it was killed with all its nodes at once.
 func TestUpKeepsData(t *testing.T) {
-	dir := t.TempDir()
+	dir, port := t.TempDir(), strconv.Itoa(freeBase(t, 3))
 	var n int64
 	for want := int64(1); want <= 3; want++ {
-		c, err := startUp("--data", dir)
+		c, err := startUp("--data", dir, "--base-port", port)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -225,6 +217,24 @@ func TestUpKeepsData(t *testing.T) {
 		eventually(t, "the nodes end with the process that started them", func() bool { return !slices.ContainsFunc(c.pids, alive) })
 	}
 	runProgram(t, "up", "--base-port", "0", "--data", dir, "--nodes", "2").want(t, 1, "holds a cluster of 3 nodes", "--nodes 3")
+}
+
+// freeBase finds a --base-port from which on the ports of n nodes are free.
+func freeBase(t *testing.T, n int) int {
+	t.Helper()
+	for range 50 {
+		l, err := net.Listen("tcp", hostPort(0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		base := l.Addr().(*net.TCPAddr).Port
+		l.Close()
+		if _, err := localAddrs(n, base); err == nil {
+			return base
+		}
+	}
+	t.Fatal("no free ports found")
+	return 0
 }
 
 func TestUpPortInUse(t *testing.T) {
