@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -311,12 +312,12 @@ func (p *pendingCall) fails(target error, o actor.Outcome) *actor.Error {
 type hooks struct {
 	construct func(ctx context.Context, s *actor.State) error
 	do        map[string]func(ctx context.Context, p *probe) (string, error)
-	made      int
+	made      atomic.Int64
 }
 
 func (k *hooks) class(opts ...actor.ClassOption) actor.Class {
 	return actor.Define("Probe", func(ctx context.Context, s *actor.State) (*probe, error) {
-		k.made++
+		k.made.Add(1)
 		if k.construct != nil {
 			if err := k.construct(ctx, s); err != nil {
 				return nil, err

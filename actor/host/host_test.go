@@ -227,8 +227,8 @@ func TestPanic(t *testing.T) {
 		}
 		mem.want(int64(0))  // memory is gone
 		next.want(int64(2)) // the write of the one that panicked never was
-		if w.hooks.made != 2 {
-			t.Errorf("%d constructors", w.hooks.made)
+		if w.hooks.made.Load() != 2 {
+			t.Errorf("%d constructors", w.hooks.made.Load())
 		}
 		if !strings.Contains(log.String(), "oh no") || !strings.Contains(log.String(), "host_test.go") {
 			t.Errorf("no stack in the log: %s", log.String())
@@ -297,7 +297,7 @@ func TestConstructor(t *testing.T) {
 			if _, ok := ctx.Deadline(); ok {
 				t.Error("the constructor is bound by a call's deadline")
 			}
-			if err := s.Storage().Put(ctx, "born", w.hooks.made); err != nil {
+			if err := s.Storage().Put(ctx, "born", w.hooks.made.Load()); err != nil {
 				return err
 			}
 			if panics {
@@ -316,8 +316,8 @@ func TestConstructor(t *testing.T) {
 				t.Errorf("%+v", e)
 			}
 		}
-		if w.hooks.made != 1 {
-			t.Errorf("%d constructors for one failure", w.hooks.made)
+		if w.hooks.made.Load() != 1 {
+			t.Errorf("%d constructors for one failure", w.hooks.made.Load())
 		}
 		panics = true
 		w.send("k", "Memory", nil).fails(actor.ErrPanic, actor.DidNotRun)
@@ -502,7 +502,7 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("%s: %v, want %q", c.method, e, c.text)
 			}
 		}
-		if w.hooks.made != 0 {
+		if w.hooks.made.Load() != 0 {
 			t.Error("an object was made for calls that could not run")
 		}
 		w.l.auto = true
