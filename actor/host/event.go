@@ -12,4 +12,5 @@ type Event struct {
 	next  *Event // in the mailbox
 	round uint64 // the newest confirming round when it was started
 	after uint64 // the newest batch when it was started
+	held  held   // once it has ended
 }

@@ -1,8 +1,15 @@
 package host
 
-import "github.com/ringfence/ringfence/actor"
+import (
+	"cmp"
+	"slices"
 
-// held is a reply at the gate, or something else that waits for batches (then waiter is set and ev is nil).
+	"github.com/ringfence/ringfence/actor"
+)
+
+// held is a reply at the gate, or something else that waits for batches (then waiter is set and ev is nil). Its list is in the order of
+// ending. Beside that it stands in one of two places: first with the batch that must be applied; then, if only proof is missing that the token
+// was current, in Tenure.unproved.
 type held struct {
 	ev     *Event
 	o      *object
@@ -13,11 +20,16 @@ type held struct {
 	reply  any
 	bytes  int
 	waiter any
+
+	seq  uint64 // of ending
+	also *held  // waits for the same batch
+	node[held]
 }
 
 // hold puts the reply of ev at the gate, lets it through if nothing is missing, and else sees that what is missing is under way.
 func (t *Tenure) hold(out []Action, o *object, ev *Event, e *End) []Action {
-	h := held{ev: ev, o: o, pos: o.pos, round: ev.round, after: ev.after, reply: e.Reply, bytes: e.Bytes,
+	h := &ev.held
+	*h = held{ev: ev, o: o, pos: o.pos, round: ev.round, after: ev.after, reply: e.Reply, bytes: e.Bytes,
 		free: o.policy.AllowStaleReplies || mutNoConfirm()}
 	if mutMemoryReadsNotHeld() && !e.Touched {
 		h.pos = 0
@@ -25,32 +37,47 @@ func (t *Tenure) hold(out []Action, o *object, ev *Event, e *End) []Action {
 	if mutReplyAtPropose() {
 		h.pos, h.free = 0, h.free || o.pos > h.after
 	}
-	if t.ready(&h) {
-		return t.respond(out, &h)
+	if t.applied >= h.pos && t.proved(h) {
+		return t.respond(out, h)
 	}
 	o.heldBytes += h.bytes
 	o.bytes += h.bytes
-	t.held = append(t.held, h)
-	if t.needsRound(&h) {
-		return t.confirm(out)
+	t.enqueue(h)
+	if t.needsRound(h) {
+		return t.confirm(out, h)
 	}
 	return out
 }
 
-func (t *Tenure) ready(h *held) bool {
-	return t.applied >= h.pos && (h.free || t.confirmed > h.round || t.applied > h.after)
+// enqueue lets h wait for what it needs.
+func (t *Tenure) enqueue(h *held) {
+	t.seq++
+	h.seq, h.node.value = t.seq, h
+	t.held.pushBack(&h.node)
+	t.holding++
+	if t.applied >= h.pos {
+		t.unproved.push(h)
+		return
+	}
+	b := t.batches.at(int(h.pos - t.applied - 1))
+	h.also, b.waiting = b.waiting, h
+}
+
+// proved: the token was current at some time after the event was started.
+func (t *Tenure) proved(h *held) bool {
+	return h.free || t.confirmed > h.round || t.applied > h.after
 }
 
 // needsRound: neither a round nor a batch that would do is under way.
 func (t *Tenure) needsRound(h *held) bool { return !h.free && t.round <= h.round && t.next <= h.after }
 
-// confirm begins a round, or sees that one is begun when the one under way is answered.
-func (t *Tenure) confirm(out []Action) []Action {
+// confirm begins a round for h, or sees that one is begun when the one under way is answered.
+func (t *Tenure) confirm(out []Action, h *held) []Action {
 	if t.round > t.confirmed {
-		t.wanted = true
+		// Of all who want a round the one that started last is remembered: what does for it does for the others.
+		t.wanted.round, t.wanted.after = max(t.wanted.round, h.round), max(t.wanted.after, h.after)
 		return out
 	}
-	t.wanted = false
 	t.round++
 	return append(out, Action{Kind: ActConfirm, Round: t.round})
 }
@@ -69,27 +96,26 @@ func (o *object) answered(ev *Event) {
 	o.bytes -= ev.Bytes
 }
 
-// release lets out what became ready, in the order of ending.
+// release lets out what is due, and what has become proved, in the order of ending.
 func (t *Tenure) release(out []Action) []Action {
-	kept := 0
-	for i := range t.held {
-		h := &t.held[i]
-		if !t.ready(h) {
-			if kept != i {
-				t.held[kept] = *h
-			}
-			kept++
-			continue
-		}
+	for len(t.unproved) > 0 && t.proved(t.unproved[0]) {
+		t.due = append(t.due, t.unproved.pop())
+	}
+	if len(t.due) > 1 {
+		slices.SortFunc(t.due, func(a, b *held) int { return cmp.Compare(a.seq, b.seq) })
+	}
+	for _, h := range t.due {
 		o := h.o
+		t.held.remove(&h.node)
+		t.holding--
 		o.heldBytes -= h.bytes
 		o.bytes -= h.bytes
 		out = t.respond(out, h)
 		out = t.start(out, o) // what held replies kept back in the mailbox
 		t.forget(o)
 	}
-	clear(t.held[kept:])
-	t.held = t.held[:kept]
+	clear(t.due)
+	t.due = t.due[:0]
 	return out
 }
 
@@ -102,6 +128,16 @@ func (t *Tenure) Applied(out []Action, pos uint64) []Action {
 	for t.batches.len() > 0 && t.batches.front().pos <= pos {
 		b := t.batches.pop()
 		b.o.settle(b.pos, b.o.policy.CacheBytes)
+		for h := b.waiting; h != nil; {
+			next := h.also
+			h.also = nil
+			if t.proved(h) {
+				t.due = append(t.due, h)
+			} else {
+				t.unproved.push(h)
+			}
+			h = next
+		}
 		t.forget(b.o)
 	}
 	return t.release(out)
@@ -114,14 +150,8 @@ func (t *Tenure) Confirmed(out []Action, n uint64) []Action {
 	}
 	t.confirmed = n
 	out = t.release(out)
-	if !t.wanted || t.round > t.confirmed {
-		return out
-	}
-	t.wanted = false
-	for i := range t.held {
-		if t.needsRound(&t.held[i]) {
-			return t.confirm(out)
-		}
+	if w := &t.wanted; w.round > 0 && t.confirmed == t.round && t.needsRound(w) {
+		out = t.confirm(out, w)
 	}
 	return out
 }
@@ -133,8 +163,8 @@ func (t *Tenure) Lost(out []Action) []Action {
 		return out
 	}
 	t.lost = true
-	for i := range t.held {
-		h := &t.held[i]
+	for n := t.held.first; n != nil; n = n.next {
+		h := n.value
 		switch {
 		case h.ev == nil:
 			out = append(out, Action{Kind: ActWake, Waiter: h.waiter, Why: WhyMoved})
@@ -144,7 +174,7 @@ func (t *Tenure) Lost(out []Action) []Action {
 			out = append(out, Action{Kind: ActRefuse, Event: h.ev, Why: WhyMoved, Outcome: actor.MayHaveRun})
 		}
 	}
-	t.held, t.batches, t.idle, t.objects = nil, queue[batch]{}, list[Activation]{}, nil
+	t.held, t.holding, t.unproved, t.batches, t.idle, t.objects = list[held]{}, 0, nil, queue[batch]{}, list[Activation]{}, nil
 	for n := t.all.first; n != nil; n = n.next {
 		o := n.value
 		out = o.refuseQueued(out, WhyMoved)

@@ -48,6 +48,9 @@ func (q *queue[T]) len() int { return len(q.items) - q.head }
 
 func (q *queue[T]) front() *T { return &q.items[q.head] }
 
+// at is the i-th from the front.
+func (q *queue[T]) at(i int) *T { return &q.items[q.head+i] }
+
 func (q *queue[T]) push(x T) {
 	if q.head > 0 && q.head == len(q.items) {
 		q.items, q.head = q.items[:0], 0

@@ -27,12 +27,16 @@ type Tenure struct {
 
 	round     uint64 // newest confirming round begun
 	confirmed uint64
-	wanted    bool // somebody ended who needs a round newer than the one under way
+	wanted    held // with the round and the batch that the next round must be later than, if somebody wants one
 
 	objects     map[actor.ID]*object
 	all         list[object] // the same in the order in which they came, so that output never depends on the map's order
 	idle        list[Activation]
-	held        []held // in the order of ending
+	held        list[held] // in the order of ending
+	holding     int        // its length
+	seq         uint64     // of the newest
+	unproved    heldHeap   // of those, the ones whose batch is applied
+	due         []*held    // of those, the ones that the current step lets out
 	running     int
 	activations int
 	tick        uint64
@@ -77,8 +81,9 @@ type object struct {
 }
 
 type batch struct {
-	pos uint64
-	o   *object
+	pos     uint64
+	o       *object
+	waiting *held // the first of those who wait for it
 }
 
 // NewTenure begins the tenure of token. Nothing is submitted or asked under it yet.
@@ -218,7 +223,7 @@ func (t *Tenure) Submit(out []Action, a *Activation, writes []store.Write) []Act
 func (t *Tenure) submit(out []Action, o *object, writes []store.Write) []Action {
 	t.next++
 	o.pos = t.next
-	t.batches.push(batch{t.next, o})
+	t.batches.push(batch{pos: t.next, o: o})
 	for i := range writes {
 		o.put(&writes[i], t.next)
 	}
@@ -236,7 +241,7 @@ func (t *Tenure) Await(out []Action, a *Activation, waiter any) []Action {
 	case t.applied >= a.o.pos:
 		return append(out, Action{Kind: ActWake, Waiter: waiter})
 	}
-	t.held = append(t.held, held{o: a.o, pos: a.o.pos, free: true, waiter: waiter})
+	t.enqueue(&held{o: a.o, pos: a.o.pos, free: true, waiter: waiter})
 	return out
 }
 
@@ -250,11 +255,11 @@ func (t *Tenure) Running() int { return t.running }
 func (t *Tenure) Activations() int { return t.activations }
 
 // Held is how many replies wait at the gate, those that Await included.
-func (t *Tenure) Held() int { return len(t.held) }
+func (t *Tenure) Held() int { return t.holding }
 
 // Quiet says that nothing runs, nothing is held and everything submitted is applied.
 func (t *Tenure) Quiet() bool {
-	return t.running == 0 && len(t.held) == 0 && (t.lost || t.applied == t.next)
+	return t.running == 0 && t.holding == 0 && (t.lost || t.applied == t.next)
 }
 
 // IsLost reports whether the token is over.
