@@ -64,6 +64,9 @@ type Host struct {
 
 	shards [ring.MaxShards]atomic.Pointer[shard]
 
+	jobs chan job     // taken by workers that have nothing to do
+	free atomic.Int64 // how many those are
+
 	bytes  atomic.Int64 // of calls not yet answered
 	live   atomic.Int64 // activations
 	crowd  chan struct{}
@@ -83,7 +86,7 @@ type class struct {
 // New makes a host of the classes. The error names every class that is wrongly defined. Close ends its goroutine.
 func New(classes []actor.Class, opts Options) (*Host, error) {
 	opts.fill()
-	h := &Host{opts: opts, log: opts.Logger, classes: map[string]*class{}, crowd: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+	h := &Host{opts: opts, log: opts.Logger, classes: map[string]*class{}, jobs: make(chan job), crowd: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
 	var errs []error
 	var names []string
 	for _, c := range classes {
@@ -270,6 +273,40 @@ func (h *Host) Close(ctx context.Context) error {
 	}
 	<-h.done
 	return err
+}
+
+// job is an activation with an event to run.
+type job struct {
+	a *Activation
+	r *run
+}
+
+// freeWorkers is how many goroutines are kept for the next activation that wakes up: one that has run before has the stack it needs.
+const freeWorkers = 128
+
+func (h *Host) spawn(a *Activation, r *run) {
+	select {
+	case h.jobs <- job{a, r}:
+	default:
+		go h.worker(job{a, r})
+	}
+}
+
+func (h *Host) worker(j job) {
+	for {
+		j.r.s.work(j.a, j.r)
+		if h.free.Add(1) > freeWorkers {
+			h.free.Add(-1)
+			return
+		}
+		select {
+		case j = <-h.jobs:
+			h.free.Add(-1)
+		case <-h.stop:
+			h.free.Add(-1)
+			return
+		}
+	}
 }
 
 // janitor drops activations that nobody used for long, or that are too many.

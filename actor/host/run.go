@@ -74,7 +74,7 @@ func (r *run) exec() (e ending) {
 		e = r.fail(kind, &actor.Error{Code: actor.CodeAborted, Outcome: actor.Ran, Remote: true, Reset: true, Message: "the class's code ended its goroutine"})
 		go func() {
 			if a, next := r.s.end(r, e); next != nil {
-				r.s.work(a, next)
+				r.s.h.spawn(a, next)
 			}
 		}()
 	}()

@@ -163,7 +163,7 @@ func (s *shard) settle(out []Action) {
 // do unlocks and does the rest.
 func (s *shard) do(out []Action) {
 	if a, r := s.perform(out); r != nil {
-		go s.work(a, r)
+		s.h.spawn(a, r)
 	}
 }
 
@@ -179,7 +179,7 @@ func (s *shard) perform(out []Action) (next *Activation, nextRun *run) {
 			if nextRun == nil {
 				next, nextRun = a.Activation, r
 			} else {
-				go s.work(a.Activation, r)
+				s.h.spawn(a.Activation, r)
 			}
 		case ActRespond:
 			a.Event.Data.(*run).respond(a.Reply.(*Result))
