@@ -268,10 +268,9 @@ func TestDeadlines(t *testing.T) {
 		t.Cleanup(cancel)
 		return ctx
 	}
-	err := c.Object("T", "k").Call(short(), "Ghost", nil, nil)
-	wantError(t, err, actor.ErrDeadline, actor.DidNotRun, "tried", "last on node", "not the owner")
-	if !errors.Is(err, context.DeadlineExceeded) {
-		t.Error(err)
+	refusedUntil(t, func() error { return c.Object("T", "k").Call(short(), "Ghost", nil, nil) }, "tried", "last on node", "not the owner")
+	if err := r.Call(t.Context(), "Echo", nil, nil); err != nil { // the connection stands
+		t.Fatal(err)
 	}
 	wantError(t, r.Call(short(), "Park", nil, nil), actor.ErrDeadline, actor.MayHaveRun, "underway on node")
 	wantError(t, r.Start(short(), "Park", nil).Wait(t.Context(), nil), actor.ErrDeadline, actor.MayHaveRun)
@@ -304,12 +303,30 @@ func TestDeadlines(t *testing.T) {
 	eventually(t, "no call is underway", func() bool { return c.calls.Load() == 0 })
 }
 
+// refusedUntil makes calls that are refused until their deadline. That can come at a moment when the call is underway again: then
+// it may have run, as far as the client knows, and another is made.
+func refusedUntil(t *testing.T, call func() error, parts ...string) {
+	t.Helper()
+	for n := 0; ; n++ {
+		err := call()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		var e *actor.Error
+		if n < 20 && errors.As(err, &e) && e.Outcome == actor.MayHaveRun {
+			continue
+		}
+		wantError(t, err, actor.ErrDeadline, actor.DidNotRun, parts...)
+		return
+	}
+}
+
 func TestDefaultTimeout(t *testing.T) {
 	f := newFakeCluster(t, 1)
 	c := dial(t, f, &Options{Timeout: 50 * time.Millisecond})
 	r := c.Object("T", "k")
 	wantError(t, r.Call(context.Background(), "Park", nil, nil), actor.ErrDeadline, actor.MayHaveRun)
-	wantError(t, r.Start(context.Background(), "Ghost", nil).Wait(t.Context(), nil), actor.ErrDeadline, actor.DidNotRun)
+	refusedUntil(t, func() error { return c.Object("T", "k").Start(context.Background(), "Ghost", nil).Wait(t.Context(), nil) })
 }
 
 func TestLimits(t *testing.T) {
@@ -380,9 +397,9 @@ func TestSendBufferFull(t *testing.T) {
 	f := newFakeCluster(t, 1)
 	c := dial(t, f, nil)
 	r := c.Object("T", "k")
-	big := bytes.Repeat([]byte{7}, 1<<20)
+	big := bytes.Repeat([]byte{7}, 512<<10)
 	var ps []*actor.Pending
-	for i := range 40 {
+	for i := range 20 {
 		ps = append(ps, r.Start(t.Context(), "Size", big), r.Start(t.Context(), "Add", i))
 	}
 	for _, p := range ps {
@@ -391,7 +408,7 @@ func TestSendBufferFull(t *testing.T) {
 		}
 	}
 	got := f.log("k")
-	if len(got) != 40 || !slices.IsSorted(got) {
+	if len(got) != 20 || !slices.IsSorted(got) {
 		t.Fatal(got)
 	}
 }

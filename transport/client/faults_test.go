@@ -304,14 +304,17 @@ func TestAddressChangedHands(t *testing.T) {
 	s := f.shard("T", "k")
 	f.nodes[1].stop()
 	delete(f.nodes, 1)
-	f.start(3, addr)
+	impostor := f.start(3, addr)
 	f.move(s, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	err := c.Object("T", "k").Call(ctx, "Echo", nil, nil)
 	var e *actor.Error
-	if !errors.As(err, &e) || e.Code != actor.CodeDeadline || e.Outcome != actor.DidNotRun {
+	if !errors.As(err, &e) || e.Code != actor.CodeDeadline {
 		t.Fatal(err)
+	}
+	if n := len(impostor.conns()); n != 0 {
+		t.Errorf("node 3 was taken for node 1 by %d connections", n)
 	}
 	f.move(s, 2)
 	if err := c.Object("T", "k").Call(t.Context(), "Echo", nil, nil); err != nil {
