@@ -268,7 +268,7 @@ func TestDeadlines(t *testing.T) {
 		t.Cleanup(cancel)
 		return ctx
 	}
-	refusedUntil(t, func() error { return c.Object("T", "k").Call(short(), "Ghost", nil, nil) }, "tried", "last on node", "not the owner")
+	refusedUntil(t, func() error { return c.Object("T", "k").Call(short(), "Ghost", nil, nil) }, "tried", "last on node")
 	if err := r.Call(t.Context(), "Echo", nil, nil); err != nil { // the connection stands
 		t.Fatal(err)
 	}
@@ -326,7 +326,10 @@ func TestDefaultTimeout(t *testing.T) {
 	c := dial(t, f, &Options{Timeout: 50 * time.Millisecond})
 	r := c.Object("T", "k")
 	wantError(t, r.Call(context.Background(), "Park", nil, nil), actor.ErrDeadline, actor.MayHaveRun)
-	refusedUntil(t, func() error { return c.Object("T", "k").Start(context.Background(), "Ghost", nil).Wait(t.Context(), nil) })
+	refusedUntil(t, func() error {
+		return c.Object("T", "k").Start(context.Background(), "Ghost", nil).Wait(t.Context(), nil)
+	},
+		"last on node", "not the owner")
 }
 
 func TestLimits(t *testing.T) {
