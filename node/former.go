@@ -120,6 +120,7 @@ func (f *former) run(ctx context.Context) error {
 	f.carryOut(ctx, acts)
 	t := time.NewTicker(beat)
 	defer t.Stop()
+	f.saidAt = time.Now() // what settles itself within a second is not worth a word
 	for {
 		if err := f.look(ctx); err != nil {
 			return err

@@ -212,7 +212,7 @@ func (g *Gossip) Leave(timeout time.Duration) error { return g.list.Leave(timeou
 // rejoin joins the seeds until one answers, and again and again afterwards: memberlist never merges two sides that have forgotten each other.
 func (g *Gossip) rejoin(ctx context.Context) {
 	wait := 100 * time.Millisecond
-	lastLog := time.Time{}
+	lastLog := time.Now() // what settles itself within a second is not worth a word
 	for {
 		targets := g.targets()
 		if len(targets) > 0 {

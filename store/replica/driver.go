@@ -576,7 +576,7 @@ func (d *Driver) add(spec GroupSpec) error {
 	if m.self == 0 {
 		return fmt.Errorf("replica: %s has no replica on node %s", spec.Group, d.cfg.Node)
 	}
-	if err := m.open(voters); err != nil {
+	if err := m.open(voters, spec.Replicas[0].ID == m.self); err != nil {
 		return err
 	}
 	d.groups[m.id] = m
@@ -586,14 +586,11 @@ func (d *Driver) add(spec GroupSpec) error {
 	}
 	m.hint.Store(&Hint{})
 	d.hints.Store(m.id, m.hint)
-	if spec.Replicas[0].ID == m.self {
-		m.guard(m.g.Campaign) // the preferred owner need not wait for an election timeout; harmless while somebody leads
-	}
 	d.mark(m)
 	return nil
 }
 
-func (m *member) open(voters []ring.ReplicaID) error {
+func (m *member) open(voters []ring.ReplicaID, preferred bool) error {
 	e := m.d.cfg.Engine
 	log, exists, err := OpenLog(e, m.id)
 	if err == nil && !exists {
@@ -617,7 +614,7 @@ func (m *member) open(voters []ring.ReplicaID) error {
 	}
 	m.g, err = NewGroup(GroupConfig{Group: m.id, Holder: store.Holder{Replica: m.self, Node: m.d.cfg.Node, Boot: m.d.cfg.Boot},
 		Storage: m.log, Applied: applied, Fence: fence, Epoch: m.d.epoch, Timing: m.d.cfg.Timing, Limits: m.d.cfg.Limits,
-		Abstain: m.log.Regressed(), Logger: RaftLogger(m.d.cfg.Logger.With("group", m.id.String()))})
+		Abstain: m.log.Regressed(), Preferred: preferred, Logger: RaftLogger(m.d.cfg.Logger.With("group", m.id.String()))})
 	return err
 }
 

@@ -61,7 +61,10 @@ type GroupConfig struct {
 	// Abstain makes a replica that went backwards behind its own watermark neither vote nor campaign: it may have forgotten
 	// entries or votes that others counted.
 	Abstain bool
-	Logger  raft.Logger // see RaftLogger
+	// Preferred makes the replica that the ring prefers campaign at once, and again for a while, until it hears of a leader: when a
+	// group is new, or all its nodes start together, leaders are then where the ring wants them. With PreVote it disturbs no leader.
+	Preferred bool
+	Logger    raft.Logger // see RaftLogger
 }
 
 // EventKind says what a Group tells its owner.
@@ -181,6 +184,9 @@ func (g *Group) Tick(now time.Duration) {
 	if !g.cfg.Abstain || g.lead != nil {
 		g.rn.Tick()
 	}
+	if g.cfg.Preferred && g.leader == 0 && g.ticks < 2*g.cfg.Timing.ElectionTicks && g.ticks%g.cfg.Timing.HeartbeatTicks == 0 {
+		g.Campaign()
+	}
 	if g.lead != nil {
 		g.tickLeading()
 	}
@@ -202,7 +208,7 @@ func (g *Group) Step(now time.Duration, m *raftpb.Message) {
 	_ = g.rn.Step(m)
 }
 
-// Campaign asks for an election now, as the preferred owner of a new group does; harmless while there is a leader.
+// Campaign asks for an election now. Harmless while there is a leader.
 func (g *Group) Campaign() {
 	if !g.cfg.Abstain {
 		_ = g.rn.Campaign()
