@@ -69,7 +69,7 @@ func dialServers(ctx context.Context, servers []string, opts client.Options) (*c
 	defer cancel()
 	cl, err := client.Dial(ctx, servers, &opts)
 	if err != nil {
-		return nil, fmt.Errorf("no cluster reached; give --server the --listen address of a node that runs\n%w", err)
+		return nil, fmt.Errorf("no cluster reached; give --server the --listen address of a node that runs:\n%w", err)
 	}
 	return cl, nil
 }
@@ -84,7 +84,7 @@ func ask(ctx context.Context, cl *client.Client, servers []string, name string, 
 		}
 		all = append(all, err.Error())
 	}
-	return nil, fmt.Errorf("no node answered\n%s", strings.Join(all, "\n"))
+	return nil, fmt.Errorf("no node answered:\n%s", strings.Join(all, "\n"))
 }
 
 func writeJSON(w io.Writer, v any) error {

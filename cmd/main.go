@@ -113,16 +113,21 @@ func exitCode(err error) int {
 	return exitError
 }
 
-// oneLine folds the lines of a longer error, of which the first announces the others.
+// oneLine folds the lines of a longer error. One that ends in a colon announces those after it.
 func oneLine(s string) string {
-	lines := strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' })
-	for i := range lines {
-		lines[i] = strings.TrimSpace(lines[i])
+	var b strings.Builder
+	for _, line := range strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }) {
+		line = strings.TrimSpace(line)
+		switch {
+		case line == "" || b.Len() == 0:
+		case strings.HasSuffix(b.String(), ":"):
+			b.WriteByte(' ')
+		default:
+			b.WriteString("; ")
+		}
+		b.WriteString(line)
 	}
-	if len(lines) < 2 {
-		return strings.Join(lines, "")
-	}
-	return strings.TrimSuffix(lines[0], ":") + ": " + strings.Join(lines[1:], "; ")
+	return b.String()
 }
 
 // guardNumbers keeps a negative JSON number from being read as a flag: no flag begins with a digit, and JSON may begin with a space.

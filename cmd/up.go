@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -41,7 +42,12 @@ Every node is a process of this binary. Without --data the cluster's directory i
 		if err != nil {
 			return err
 		}
-		err = a.runLocal(c.Context(), l)
+		ctx, cancel := context.WithCancel(c.Context())
+		defer cancel()
+		if underGoRun() {
+			go endWithParent(ctx, cancel)
+		}
+		err = a.runLocal(ctx, l)
 		return errors.Join(err, l.stop())
 	}
 	return c
@@ -117,11 +123,34 @@ func plural(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
+// underGoRun tells a program that `go run` has just built, in a directory for the purpose.
+func underGoRun() bool {
+	exe, err := os.Executable()
+	return err == nil && filepath.Base(filepath.Dir(exe)) == "exe" && strings.Contains(exe, string(filepath.Separator)+"go-build")
+}
+
+// parentPause is how often a program under `go run` looks for its parent.
+const parentPause = time.Second
+
+// endWithParent ends the cluster when `go run` is gone: a SIGTERM ends that alone, and nobody would know whom to stop.
+func endWithParent(ctx context.Context, end func()) {
+	parent := os.Getppid()
+	t := time.NewTicker(parentPause)
+	defer t.Stop()
+	for os.Getppid() == parent {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+	end()
+}
+
 // invocation is how this program was started, as one would type it again. `go run` leaves a file in a temporary directory: the package
 // that it was built from says what was typed.
 func invocation(name string) string {
-	exe, err := os.Executable()
-	if err == nil && filepath.Base(filepath.Dir(exe)) == "exe" && strings.Contains(exe, string(filepath.Separator)+"go-build") {
+	if underGoRun() {
 		if info, ok := debug.ReadBuildInfo(); ok && info.Path != "command-line-arguments" {
 			rel, inside := strings.CutPrefix(info.Path, info.Main.Path+"/")
 			if st, err := os.Stat(rel); inside && err == nil && st.IsDir() {
@@ -129,7 +158,9 @@ func invocation(name string) string {
 			}
 			return "go run " + info.Path
 		}
-		return exe
+		if exe, err := os.Executable(); err == nil {
+			return exe
+		}
 	}
 	if strings.ContainsRune(os.Args[0], filepath.Separator) {
 		return os.Args[0]

@@ -116,10 +116,10 @@ func TestExitCodes(t *testing.T) {
 
 func TestOneLine(t *testing.T) {
 	for in, want := range map[string]string{
-		"plain":                         "plain",
-		"none answered\n  a: x\n  b: y": "none answered: a: x; b: y",
-		"none answered:\n a\n\n b\r\n":  "none answered: a; b",
-		"":                              "",
+		"plain": "plain",
+		"no cluster\nnone answered:\n  a: x\n  b: y": "no cluster; none answered: a: x; b: y",
+		"none answered:\n a\n\n b\r\n":               "none answered: a; b",
+		"":                                           "",
 	} {
 		if got := oneLine(in); got != want {
 			t.Errorf("%q: got %q, want %q", in, got, want)
