@@ -8,7 +8,7 @@
 //	 2 CodeNotOwner      ErrNotOwner       DidNotRun      the node that was asked does not own the object's shard
 //	 3 CodeOverloaded    ErrOverloaded     DidNotRun      a queue is full
 //	 4 CodeCallCycle     ErrCallCycle      DidNotRun      the call came back to an object that waits for it
-//	 5 CodeBatchTooLarge ErrBatchTooLarge  Ran            an event wrote more than one batch may hold; nothing of it is kept
+//	 5 CodeBatchTooLarge ErrBatchTooLarge  Ran            the operation would make the event's batch too large; it wrote nothing, what was written before stays
 //	 6 CodeNotInEvent    ErrNotInEvent     Ran            storage was used outside a running event of its activation
 //	 7 CodeUnknownClass  ErrUnknownClass   DidNotRun      no such class
 //	 8 CodeUnknownMethod ErrUnknownMethod  DidNotRun      the class has no such callable method
