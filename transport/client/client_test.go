@@ -325,6 +325,11 @@ func TestDefaultTimeout(t *testing.T) {
 	f := newFakeCluster(t, 1)
 	c := dial(t, f, &Options{Timeout: 50 * time.Millisecond})
 	r := c.Object("T", "k")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := r.Call(ctx, "Echo", nil, nil); err != nil { // the connection stands
+		t.Fatal(err)
+	}
 	wantError(t, r.Call(context.Background(), "Park", nil, nil), actor.ErrDeadline, actor.MayHaveRun)
 	refusedUntil(t, func() error {
 		return c.Object("T", "k").Start(context.Background(), "Ghost", nil).Wait(t.Context(), nil)

@@ -97,14 +97,14 @@ func TestNodeDiesAndAnotherTakesOver(t *testing.T) {
 // A connection that swallows everything is noticed, and its calls end, without any deadline.
 func TestSilentNode(t *testing.T) {
 	f := newFakeCluster(t, 3)
-	c := dial(t, f, &Options{KeepAlive: 50 * time.Millisecond})
+	c := dial(t, f, &Options{KeepAlive: 200 * time.Millisecond})
 	s := f.shard("T", "k")
 	owner := f.ring().Owner(s)
 	r := c.Object("T", "k")
 	// Alive but slow: a call may take longer than KeepAlive.
 	p := r.Start(t.Context(), "Park", nil)
 	slow := <-f.parked
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 900*time.Millisecond)
 	defer cancel()
 	wantError(t, p.Wait(ctx, nil), actor.ErrDeadline, actor.MayHaveRun, "goes on")
 	slow()
