@@ -212,7 +212,7 @@ func addCrashData(t *testing.T, in *store.Install, index uint64) {
 // since the last fsync, log, hard state and data together, except that the commit index is at least the applied one.
 func TestReplicaCrashes(t *testing.T) {
 	for _, percent := range []int{0, 50, 100} {
-		for seed := range uint64(4) {
+		for seed := range uint64(3) {
 			t.Run(fmt.Sprintf("%d%%-seed%d", percent, seed), func(t *testing.T) {
 				t.Parallel()
 				rng := rand.New(rand.NewPCG(seed, uint64(percent)))
