@@ -172,11 +172,11 @@ func TestClose(t *testing.T) {
 		if !errors.Is(ended, actor.ErrMoved) && !errors.Is(ended, actor.ErrNotInEvent) {
 			t.Error(ended)
 		}
-		w.send("k", "Memory", nil).fails(nil, actor.DidNotRun)
+		w.send("k", "Memory", nil).fails(actor.ErrStopping, actor.DidNotRun)
 		if n, _, _ := w.l.count(); n != 0 {
 			t.Error("an event that was cut off has written")
 		}
 		w.open(2, true)
-		w.send("k", "Memory", nil).fails(nil, actor.DidNotRun)
+		w.send("k", "Memory", nil).fails(actor.ErrStopping, actor.DidNotRun)
 	})
 }

@@ -17,20 +17,14 @@ const (
 	textAbort   = "Application called abort() to reset Durable Object."
 )
 
+const moving = "the object is moving to another node"
+
 func refused(code actor.Code, id actor.ID, format string, args ...any) *actor.Error {
 	return &actor.Error{Code: code, Outcome: actor.DidNotRun, Object: id, Message: fmt.Sprintf(format, args...)}
 }
 
-func notOwner(id actor.ID, text string) *actor.Error {
-	return &actor.Error{Code: actor.CodeNotOwner, Outcome: actor.DidNotRun, Retryable: true, Object: id, Message: text}
-}
-
 func overloaded(id actor.ID, text string) *actor.Error {
 	return &actor.Error{Code: actor.CodeOverloaded, Outcome: actor.DidNotRun, Overloaded: true, Object: id, Message: text}
-}
-
-func stopping(id actor.ID) *actor.Error {
-	return &actor.Error{Code: actor.CodeStopping, Outcome: actor.DidNotRun, Retryable: true, Object: id}
 }
 
 // moved is the error of a storage access, or of a reply that must not leave, under a lease that is over.

@@ -71,7 +71,7 @@ type Host struct {
 	live   atomic.Int64 // activations
 	crowd  chan struct{}
 	mu     sync.Mutex // orders Opened and Close
-	closed bool
+	closed atomic.Bool
 	stop   chan struct{}
 	done   chan struct{}
 }
@@ -133,7 +133,7 @@ func (h *Host) Deliver(s ring.ShardID, c *Call) {
 		sh = h.shards[s].Load()
 	}
 	if sh == nil {
-		h.refuse(c, notOwner(c.Object, "this node does not own the object"))
+		h.refuse(c, h.elsewhere(c.Object, "this node does not own the object"))
 		return
 	}
 	r, err := h.newRun(sh, c)
@@ -172,11 +172,19 @@ func (h *Host) refuse(c *Call, err *actor.Error) {
 	c.Respond(&Result{Err: err, Epoch: err.Epoch, Token: err.Token})
 }
 
+// elsewhere is the error for a call that another node may run.
+func (h *Host) elsewhere(id actor.ID, text string) *actor.Error {
+	if h.closed.Load() {
+		return &actor.Error{Code: actor.CodeStopping, Outcome: actor.DidNotRun, Retryable: true, Object: id}
+	}
+	return &actor.Error{Code: actor.CodeNotOwner, Outcome: actor.DidNotRun, Retryable: true, Object: id, Message: text}
+}
+
 // Opened begins to run the objects of a shard under a new lease.
 func (h *Host) Opened(l store.Lease) {
 	sh := &shard{h: h, lease: l, t: NewTenure(l.Token()), quiet: make(chan struct{})}
 	h.mu.Lock()
-	if h.closed {
+	if h.closed.Load() {
 		sh.t.Drain(nil)
 		sh.draining = true
 	}
@@ -263,8 +271,7 @@ func (h *Host) Drain(ctx context.Context) error {
 // context ends, its writes are not submitted, its callers hear that it may have run, and the error says how much it was.
 func (h *Host) Close(ctx context.Context) error {
 	h.mu.Lock()
-	first := !h.closed
-	h.closed = true
+	first := !h.closed.Swap(true)
 	h.mu.Unlock()
 	err := h.Drain(ctx)
 	h.each(func(sh *shard) { sh.cut() })
@@ -295,6 +302,7 @@ func (h *Host) spawn(a *Activation, r *run) {
 func (h *Host) worker(j job) {
 	for {
 		j.r.s.work(j.a, j.r)
+		j = job{} // a goroutine that waits keeps nothing in memory
 		if h.free.Add(1) > freeWorkers {
 			h.free.Add(-1)
 			return

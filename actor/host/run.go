@@ -119,11 +119,12 @@ func (r *run) body() ending {
 
 // begin decides whether the event may start now.
 func (r *run) begin() *actor.Error {
+	h := r.s.h
 	if r.expired() {
 		return r.late()
 	}
 	if r.s.over.Load() {
-		return notOwner(r.Object, "the object is moving to another node")
+		return h.elsewhere(r.Object, moving)
 	}
 	if r.s.lease.Valid() {
 		return nil
@@ -135,7 +136,7 @@ func (r *run) begin() *actor.Error {
 		return nil
 	case errors.As(err, &why):
 		r.s.lose(why)
-		return notOwner(r.Object, "the object is moving to another node")
+		return h.elsewhere(r.Object, moving)
 	}
 	return waited(r.Object, err, actor.DidNotRun, "waiting for the owner's lease")
 }
@@ -226,7 +227,7 @@ func (r *run) refuse(why Why, o actor.Outcome, lost *store.MovedError) {
 	case why == WhyBytes:
 		err = overloaded(r.Object, textBytes)
 	default:
-		err = notOwner(r.Object, "the object is moving to another node")
+		err = h.elsewhere(r.Object, moving)
 	}
 	if o == actor.DidNotRun {
 		h.counts.refused.Add(1)
