@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -123,10 +124,19 @@ func plural(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// underGoRun tells a program that `go run` has just built, in a directory for the purpose.
+// underGoRun tells a program that `go run` has just built, or found in the build cache.
 func underGoRun() bool {
 	exe, err := os.Executable()
-	return err == nil && filepath.Base(filepath.Dir(exe)) == "exe" && strings.Contains(exe, string(filepath.Separator)+"go-build")
+	return err == nil && builtByGoRun(exe)
+}
+
+var cacheDir = regexp.MustCompile(`^[0-9a-f]{64}-d$`)
+
+// builtByGoRun knows the two places: …/go-build123/b001/exe/NAME, and HASH-d/NAME in the build cache.
+func builtByGoRun(exe string) bool {
+	dir := filepath.Dir(exe)
+	fresh := filepath.Base(dir) == "exe" && strings.Contains(dir, string(filepath.Separator)+"go-build")
+	return fresh || cacheDir.MatchString(filepath.Base(dir))
 }
 
 // parentPause is how often a program under `go run` looks for its parent.
