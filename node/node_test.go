@@ -65,7 +65,7 @@ func (r *running) stop(t *testing.T) {
 }
 
 // freeAddr is a port that was free a moment ago, for TCP and UDP.
-func freeAddr(t *testing.T) string {
+func freeAddr(t testing.TB) string {
 	t.Helper()
 	for range 20 {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")

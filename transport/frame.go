@@ -52,6 +52,9 @@ func AppendFrame(dst []byte, h Header, body []byte) []byte {
 	return dst
 }
 
+// FrameSize is the length of the whole frame whose header is given.
+func FrameSize(header []byte) int { return HeaderSize + int(binary.LittleEndian.Uint32(header)) }
+
 // growStep bounds what is allocated ahead of the bytes that have arrived.
 const growStep = 64 << 10
 

@@ -18,10 +18,12 @@ import (
 // Time limits of a connection.
 const (
 	handshakeTime = 5 * time.Second
-	frameTime     = 10 * time.Second // for a frame whose first byte has come
 	writeTime     = 10 * time.Second
 	keepAlive     = 15 * time.Second
 )
+
+// frameTime is for a frame whose first byte has come. A test shortens it.
+var frameTime = 10 * time.Second
 
 // sendBuffer is how many bytes may wait to be written; one frame may exceed it if nothing else waits.
 const sendBuffer = 4 << 20
@@ -243,14 +245,16 @@ func (c *Conn) read() error {
 	}
 }
 
-// awaitFrame waits as long as it takes for a frame to begin, and then gives it frameTime to arrive. A large frame is given more.
+// awaitFrame waits as long as it takes for a frame to begin, and then gives the rest of it frameTime to arrive. Every frame that is not
+// wholly in the buffer gets a time of its own: on a busy connection the buffer may never run empty.
 func (c *Conn) awaitFrame() error {
-	if c.br.Buffered() >= transport.HeaderSize {
+	if c.br.Buffered() < transport.HeaderSize {
+		_ = c.nc.SetReadDeadline(time.Time{})
+		if _, err := c.br.Peek(1); err != nil {
+			return err
+		}
+	} else if b, err := c.br.Peek(transport.HeaderSize); err == nil && c.br.Buffered() >= transport.FrameSize(b) {
 		return nil
-	}
-	_ = c.nc.SetReadDeadline(time.Time{})
-	if _, err := c.br.Peek(1); err != nil {
-		return err
 	}
 	return c.nc.SetReadDeadline(time.Now().Add(frameTime))
 }

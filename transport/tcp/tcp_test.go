@@ -1,6 +1,7 @@
 package tcp
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -264,6 +265,36 @@ func TestSilentPeerIsCutOff(t *testing.T) {
 	begin := time.Now()
 	if _, err := nc.Read(make([]byte, 1)); err == nil || time.Since(begin) > 2*handshakeTime {
 		t.Fatalf("still there after %v: %v", time.Since(begin), err)
+	}
+}
+
+// TestBusyConnectionOutlivesTheFrameTime: the time for one frame must not end a connection on which frames keep coming and the
+// buffer always holds the beginning of the next one.
+func TestBusyConnectionOutlivesTheFrameTime(t *testing.T) {
+	defer func(d time.Duration) { frameTime = d }(frameTime)
+	frameTime = 200 * time.Millisecond
+	client, server := net.Pipe()
+	defer client.Close()
+	h := &echo{closed: make(chan error, 1)}
+	c := newConn(server, bufio.NewReaderSize(server, 64<<10), transport.PurposeRaft, Peer{}, nil, h)
+	go c.run()
+	defer c.Close()
+	one := transport.AppendFrame(nil, transport.Header{Kind: transport.KindRaft}, make([]byte, 100))
+	stream := append([]byte(nil), one...)
+	for begin := time.Now(); time.Since(begin) < 4*frameTime; {
+		stream = append(stream, one...)
+		n := len(stream) - 50 // always within a frame, its header sent already
+		if _, err := client.Write(stream[:n]); err != nil {
+			t.Fatalf("the connection ended after %v: %v", time.Since(begin), err)
+		}
+		stream = append([]byte(nil), stream[n:]...)
+		before := h.frames.Load()
+		eventually(t, "a frame", func() bool { return h.frames.Load() >= before })
+	}
+	select {
+	case err := <-h.closed:
+		t.Fatal(err)
+	default:
 	}
 }
 
