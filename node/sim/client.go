@@ -53,8 +53,6 @@ type client struct {
 	inFlight bool // sent, not answered
 }
 
-const callTimeout = 3 * time.Second
-
 func newClient(w *world, id, shard int) *client {
 	c := &client{w: w, id: id, shard: shard, op: -1, guess: make([]int, len(w.models))}
 	for i := range c.guess {
@@ -95,7 +93,7 @@ func (c *client) call() {
 	r.answer = func(a answer) { c.answered(op, a) }
 	c.request = r
 	w.trace("call", r.op, uint64(r.kind), uint64(shard*objects+r.object))
-	w.after(callTimeout, func() { c.timeout(op) })
+	w.after(w.cfg.Profile.Timeout, func() { c.timeout(op) })
 	c.send()
 }
 
@@ -122,6 +120,10 @@ func (c *client) send() {
 	w := c.w
 	r := c.request
 	to := c.guess[r.shard]
+	if w.faulty(wrongHint) && w.chance(0.05) {
+		w.count(wrongHint)
+		to = w.pick(len(w.nodes))
+	}
 	back := r.answer
 	c.inFlight = true
 	r.answer = func(a answer) {

@@ -22,6 +22,7 @@ const (
 	cutBridge
 	cutRing
 	cutLink
+	cutEcho
 	pause
 	crash
 	powerLoss
@@ -39,7 +40,7 @@ const (
 )
 
 var classNames = [classes]string{"message lost", "message doubled", "message late", "messages reordered", "cut: one node", "cut: halves",
-	"cut: one way", "cut: bridge", "cut: ring", "cut: one link", "pause", "crash and restart", "power loss of all", "power loss after a reply",
+	"cut: one way", "cut: bridge", "cut: ring", "cut: one link", "cut: answers come late", "pause", "crash and restart", "power loss of all", "power loss after a reply",
 	"disk wiped", "slow disk", "fsync error", "slow apply", "raw transfer", "hand-over", "late proposal", "stray proposal", "wrong ring"}
 
 func (c Class) String() string { return classNames[c] }
@@ -73,7 +74,7 @@ func (s Classes) String() string {
 }
 
 // Discrete faults happen at a moment; the rest of the classes colour what goes on anyway.
-var discrete = set(cutOne, cutHalves, cutOneWay, cutBridge, cutRing, cutLink, pause, crash, powerLoss, powerAfterReply, wipe, syncError,
+var discrete = set(cutOne, cutHalves, cutOneWay, cutBridge, cutRing, cutLink, cutEcho, pause, crash, powerLoss, powerAfterReply, wipe, syncError,
 	slowDisk, rawTransfer, handOver)
 
 // drawClasses switches each class on with an even chance, at least three of them, one of them discrete.
@@ -129,6 +130,9 @@ func (w *world) strike(c Class) {
 				w.net.heal()
 			}
 		})
+	case cutEcho:
+		w.count(c)
+		w.net.slowTo(n.id, w.between(election/4, election), w.outage())
 	case pause:
 		n.pause(w.between(election/2, 10*election))
 	case crash:
@@ -242,6 +246,9 @@ type Profile struct {
 	Only       Classes       // if not 0, these classes and no others are on
 	FaultEvery time.Duration // mean time between discrete faults. Default 1.2 s
 	Think      time.Duration // mean time a client waits between calls. Default 40 ms
+	Clients    int           // default 4
+	Timeout    time.Duration // after which a client gives a call up. Default 3 s
+	Late       float64       // share of late messages. Default: drawn, up to 3 %
 	LongEvents float64       // share of events that wait in the middle, up to several election timeouts. Default 0.08
 }
 
@@ -251,6 +258,12 @@ func (p *Profile) fill() {
 	}
 	if p.Think == 0 {
 		p.Think = 40 * time.Millisecond
+	}
+	if p.Clients == 0 {
+		p.Clients = 4
+	}
+	if p.Timeout == 0 {
+		p.Timeout = 3 * time.Second
 	}
 	if p.LongEvents == 0 {
 		p.LongEvents = 0.08

@@ -40,6 +40,10 @@ func weak(x weakness) func(bool) {
 	}
 }
 
+// lateAnswers are faults that let an owner believe that it heard from a majority a moment ago, though that was long ago.
+var lateAnswers = Profile{Name: "late answers, isolated leaders", Only: set(cutEcho, wrongHint), FaultEvery: 3 * time.Second,
+	Think: 20 * time.Millisecond, Clients: 10, Timeout: 800 * time.Millisecond,}
+
 var mutantCases = []mutantCase{
 	{name: "no sequence check, drop ignored", set: both(noSeqCheck, dropIsIgnored)},
 	{name: "drop ignored", set: dropIsIgnored,
@@ -50,14 +54,14 @@ var mutantCases = []mutantCase{
 	{name: "serves before its acquire is applied", set: func(on bool) { replica.Mutant.ServeEarly = on }},
 	{name: "snapshot without fence", set: func(on bool) { replica.Mutant.SnapshotWithoutFence = on }},
 	{name: "Raft's own read lease", set: func(on bool) { replica.Mutant.ReadOnlyLease = on },
-		profile: Profile{Name: "isolated leaders, long events", Only: set(cutOne, cutOneWay, cutHalves, pause), FaultEvery: 800 * time.Millisecond, LongEvents: 0.3}},
+		profile: lateAnswers},
 	{name: "acknowledges before fsync", set: weak(ackBeforeSync)},
 	{name: "wiped disk under the old replica ID", set: weak(wipedRejoins)},
 	{name: "fence in another batch than the state", set: weak(fenceApart)},
 	{name: "reply at propose", set: func(on bool) { host.Mutant.ReplyAtPropose = on }},
 	{name: "memory reads not held", set: func(on bool) { host.Mutant.MemoryReadsNotHeld = on }},
-	{name: "no confirming round", set: func(on bool) { host.Mutant.NoConfirm = on }},
-	{name: "older round joined", set: func(on bool) { host.Mutant.JoinEarlierRound = on }},
+	{name: "no confirming round", set: func(on bool) { host.Mutant.NoConfirm = on }, profile: lateAnswers},
+	{name: "older round joined", set: func(on bool) { host.Mutant.JoinEarlierRound = on }, profile: lateAnswers},
 	{name: "token not checked again at release", set: func(on bool) { host.Mutant.StaleRelease = on }},
 	{name: "handle uses the node's current lease", set: weak(currentLease)},
 }

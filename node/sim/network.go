@@ -12,11 +12,11 @@ import (
 type network struct {
 	w       *world
 	blocked [maxNodes][maxNodes]bool // from, to
+	slow    [maxNodes]bool           // what is sent to it comes late, and comes even if the network is cut meanwhile
 	lastAt  [maxNodes][maxNodes]time.Duration
 	loss    float64
 	repeat  float64
 	late    float64 // share of messages that are delayed by up to four election timeouts
-	reorder bool    // otherwise a connection delivers in order
 }
 
 func (n *network) send(from *node, m *raftpb.Message) {
@@ -66,8 +66,12 @@ func (n *network) carry(from, to int, m *raftpb.Message) {
 		w.count(delay)
 		d = w.between(0, 4*timing.Election())
 	}
+	survives := w.chance(0.5) // a cut that happens meanwhile: it was in the receiver's buffers already
+	if n.slow[to] {
+		d, survives = w.between(0, 4*timing.Election()), true
+	}
 	at := w.now + d
-	if !(w.faulty(reorder) && n.reorder) {
+	if !w.faulty(reorder) && !n.slow[to] {
 		at = max(at, n.lastAt[from][to])
 		n.lastAt[from][to] = at
 	} else if at < n.lastAt[from][to] {
@@ -75,13 +79,13 @@ func (n *network) carry(from, to int, m *raftpb.Message) {
 	} else {
 		n.lastAt[from][to] = at
 	}
-	w.after(at-w.now, func() { n.arrive(from, to, m) })
+	w.after(at-w.now, func() { n.arrive(from, to, m, survives) })
 }
 
-func (n *network) arrive(from, to int, m *raftpb.Message) {
+func (n *network) arrive(from, to int, m *raftpb.Message, survives bool) {
 	w := n.w
 	dst := w.nodes[to]
-	if n.blocked[from][to] || !dst.up {
+	if n.blocked[from][to] && !survives || !dst.up {
 		n.undelivered(w.nodes[from], m)
 		return
 	}
@@ -113,7 +117,37 @@ func (n *network) delivered(from *node, m *raftpb.Message) {
 }
 
 // heal lets everything through again.
-func (n *network) heal() { n.blocked = [maxNodes][maxNodes]bool{} }
+func (n *network) heal() {
+	n.blocked = [maxNodes][maxNodes]bool{}
+	n.slow = [maxNodes]bool{}
+}
+
+// slowTo makes everything that a node is sent late for a while, and then cuts it off: it goes on hearing from the others, who do
+// not hear from it.
+func (n *network) slowTo(to int, d, cut time.Duration) {
+	w := n.w
+	n.heal()
+	n.slow[to] = true
+	w.cuts++
+	mine := w.cuts
+	w.trace("slow", uint64(to), uint64(d), 0)
+	w.after(d, func() {
+		if w.cuts != mine {
+			return
+		}
+		n.slow[to] = false
+		for i := range w.nodes {
+			if i != to {
+				n.block(to, i)
+			}
+		}
+		w.after(cut, func() {
+			if w.cuts == mine {
+				n.heal()
+			}
+		})
+	})
+}
 
 func (n *network) block(a, b int) { n.blocked[a][b], n.blocked[b][a] = true, true }
 

@@ -15,9 +15,8 @@ import (
 )
 
 const (
-	shards  = 4
-	clients = 4
-	copies  = 3
+	shards = 4
+	copies = 3
 
 	maxEvents  = 10_000_000 // of a run: usual are some 300,000
 	maxPending = 100_000    // at a time: usual are some hundreds
@@ -107,11 +106,14 @@ func (w *world) build() {
 		w.on = only
 	}
 	w.keep = 10 + w.pick(41)
-	w.net = network{w: w, loss: w.rng.Float64() * 0.05, repeat: w.rng.Float64() * 0.05, late: w.rng.Float64() * 0.03, reorder: true}
+	w.net = network{w: w, loss: w.rng.Float64() * 0.05, repeat: w.rng.Float64() * 0.05, late: w.rng.Float64() * 0.03}
 	w.policy = host.Policy{Mailbox: 1 + w.pick(4), MailboxBytes: 250 + w.pick(1000), HeldBytes: w.pick(3 * replyBytes),
 		CacheBytes: w.pick(400), IdleTicks: uint64(1 + w.pick(40))}
 	w.stalePolicy = w.policy
 	w.stalePolicy.AllowStaleReplies = true
+	if late := w.cfg.Profile.Late; late != 0 {
+		w.net.late = late
+	}
 	w.epoch = 1
 	n := 3 + w.pick(maxNodes-2)
 	for shard := range shards {
@@ -144,7 +146,7 @@ func (w *world) run() {
 	for _, n := range w.nodes {
 		n.start()
 	}
-	for i := range clients {
+	for i := range w.cfg.Profile.Clients {
 		w.clients = append(w.clients, newClient(w, i, -1))
 	}
 	w.nextFault()
@@ -152,7 +154,7 @@ func (w *world) run() {
 	w.after(w.calm, func() {
 		w.beCalm()
 		for shard := range shards { // one client for each shard, so that each is asked at once
-			w.clients = append(w.clients, newClient(w, clients+shard, shard))
+			w.clients = append(w.clients, newClient(w, len(w.clients), shard))
 		}
 		w.after(serveWithin, w.checkServed)
 	})
