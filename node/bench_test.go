@@ -10,6 +10,7 @@ import (
 
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/actor/stock"
+	"github.com/ringfence/ringfence/store/replica"
 	"github.com/ringfence/ringfence/transport/client"
 )
 
@@ -77,6 +78,7 @@ func benchmarkCluster(b *testing.B, method string, callers, objects int) {
 		}
 	}
 	var next atomic.Int64
+	before := totals(nodes)
 	b.ResetTimer()
 	var wg sync.WaitGroup
 	for range callers {
@@ -91,5 +93,21 @@ func benchmarkCluster(b *testing.B, method string, callers, objects int) {
 	}
 	wg.Wait()
 	b.StopTimer()
+	after := totals(nodes)
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "calls/s")
+	b.ReportMetric(float64(after.Syncs-before.Syncs)/float64(b.N), "fsyncs/call")
+	b.ReportMetric(float64(after.Frames-before.Frames)/float64(b.N), "raftframes/call")
+	b.ReportMetric(float64(after.Appended-before.Appended)/float64(b.N), "appends/call")
+	b.ReportMetric(float64(after.Rounds-before.Rounds)/float64(b.N), "rounds/call")
+}
+
+func totals(nodes []*Node) (t replica.Stats) {
+	for _, n := range nodes {
+		s := n.driver.Load().Stats()
+		t.Syncs += s.Syncs
+		t.Frames += s.Frames
+		t.Appended += s.Appended
+		t.Rounds += s.Rounds
+	}
+	return t
 }

@@ -19,6 +19,8 @@ type appender struct {
 	inbox  *inbox
 	staged []appendJob // driver's goroutine
 
+	dirty bool // worker: something that a response vouches for is written and not synced
+
 	mu      sync.Mutex
 	pending []appendJob
 	stopped bool
@@ -115,22 +117,40 @@ func (j *appendJob) stage(batch *store.Batch) error {
 	return j.m.log.Stage(batch, hs, j.msg.GetEntries())
 }
 
-// write makes jobs durable, in order. Tasks to whose durability nobody responds need no fsync: the next one covers them.
+// write makes jobs durable, in order. A response vouches for entries, term and vote; the commit index may be lost, since it is
+// learned again. So an fsync is needed only where a response leaves and something of that kind is not synced yet: what merely tells a
+// follower the commit index costs none.
 func (a *appender) write(batch *store.Batch, jobs []appendJob) {
-	sync := false
+	responds := false
 	for i := range jobs {
 		j := &jobs[i]
 		if err := j.stage(batch); err != nil {
 			a.engine.Fatal(fmt.Errorf("%s: writing the log: %w", j.m.id, err))
 		}
-		sync = sync || len(j.msg.GetResponses()) > 0
+		a.dirty = a.dirty || j.vital()
+		responds = responds || len(j.msg.GetResponses()) > 0
 	}
+	sync := a.dirty && responds
 	if err := batch.Commit(sync); err != nil {
 		a.engine.Fatal(fmt.Errorf("writing the log: %w", err))
 	}
 	a.appends.Add(1)
 	a.tasks.Add(uint64(len(jobs)))
 	if sync {
+		a.dirty = false
 		a.syncs.Add(1)
 	}
+}
+
+// vital reports whether the job writes entries, a snapshot, or another term or vote than the group's last job did.
+func (j *appendJob) vital() bool {
+	if j.msg == nil {
+		return false
+	}
+	changed := false
+	if j.msg.Term != nil {
+		changed = j.msg.GetTerm() != j.m.writtenTerm || j.msg.GetVote() != j.m.writtenVote
+		j.m.writtenTerm, j.m.writtenVote = j.msg.GetTerm(), j.msg.GetVote()
+	}
+	return changed || len(j.msg.GetEntries()) > 0 || !raft.IsEmptySnap(j.msg.GetSnapshot())
 }

@@ -99,6 +99,8 @@ type member struct {
 	lease *lease
 	isDir bool // in d.dirty
 
+	writtenTerm, writtenVote uint64 // appender only: of the last hard state written
+
 	queued atomic.Int64 // bytes in the Group
 	hint   *atomic.Pointer[Hint]
 
