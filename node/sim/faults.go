@@ -227,6 +227,7 @@ func (w *world) aLeader(otherwise int) int {
 // beCalm ends all faults: the network heals, who is down starts, who is paused goes on.
 func (w *world) beCalm() {
 	w.trace("calm", 0, 0, 0)
+	w.cuts++ // what was to follow a cut does not
 	w.net.heal()
 	w.powerNext = false
 	for _, n := range w.nodes {
@@ -248,7 +249,6 @@ type Profile struct {
 	Think      time.Duration // mean time a client waits between calls. Default 40 ms
 	Clients    int           // default 4
 	Timeout    time.Duration // after which a client gives a call up. Default 3 s
-	Late       float64       // share of late messages. Default: drawn, up to 3 %
 	LongEvents float64       // share of events that wait in the middle, up to several election timeouts. Default 0.08
 }
 

@@ -42,7 +42,7 @@ func weak(x weakness) func(bool) {
 
 // lateAnswers are faults that let an owner believe that it heard from a majority a moment ago, though that was long ago.
 var lateAnswers = Profile{Name: "late answers, isolated leaders", Only: set(cutEcho, wrongHint), FaultEvery: 3 * time.Second,
-	Think: 20 * time.Millisecond, Clients: 10, Timeout: 800 * time.Millisecond,}
+	Think: 20 * time.Millisecond, Clients: 10, Timeout: 800 * time.Millisecond}
 
 var mutantCases = []mutantCase{
 	{name: "no sequence check, drop ignored", set: both(noSeqCheck, dropIsIgnored)},

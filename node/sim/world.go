@@ -111,9 +111,6 @@ func (w *world) build() {
 		CacheBytes: w.pick(400), IdleTicks: uint64(1 + w.pick(40))}
 	w.stalePolicy = w.policy
 	w.stalePolicy.AllowStaleReplies = true
-	if late := w.cfg.Profile.Late; late != 0 {
-		w.net.late = late
-	}
 	w.epoch = 1
 	n := 3 + w.pick(maxNodes-2)
 	for shard := range shards {
