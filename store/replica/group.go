@@ -105,7 +105,8 @@ type ApplyTask struct {
 //   - Send may leave at once.
 //   - Append tasks (Raft's MsgStorageAppend) are made durable in order, across Outputs; then Group.AppendDone. The responses
 //     in them leave only after that. A task without responses need not be synced.
-//   - Apply tasks are stored in order, across Outputs; then Group.ApplyDone.
+//   - Apply tasks are stored in order, across Outputs; then Group.ApplyDone. An Append task with a snapshot is stored only after
+//     the Apply tasks of earlier Outputs: they are older than it, and stored over it they would take the state back.
 type Output struct {
 	Lost   []Event
 	Send   []*raftpb.Message
