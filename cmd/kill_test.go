@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -19,6 +20,9 @@ import (
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/transport/client"
 )
+
+// killCounters is how many objects are counted on; they are spread over all shards, so any node owns about a third of them.
+const killCounters = 1000
 
 // killRounds is how often TestKill kills a node; RINGFENCE_KILL_ROUNDS sets another number.
 func killRounds(t *testing.T) int {
@@ -41,14 +45,17 @@ func TestKill(t *testing.T) {
 	choose := rand.New(rand.NewPCG(seed, 0))
 	nodes := startNodes(t, 3)
 	h := newHistory(t, nodes)
+	h.waitForMore(t, killCounters, "with all nodes there")
 	for round := range killRounds(t) {
 		victim := nodes[choose.IntN(len(nodes))]
 		t.Logf("round %d: node %d, %d acknowledged so far", round+1, victim.number, h.acknowledged())
+		killed := time.Since(h.began)
 		victim.kill(t)
-		h.waitForMore(t, 50, "with one node of three gone")
+		h.waitForMore(t, 2*killCounters, "with one node of three gone")
 		victim.start(t)
 		victim.waitServing(t)
-		h.waitForMore(t, 50, "with the node back")
+		h.waitForMore(t, 2*killCounters, "with the node back")
+		t.Logf("the longest that a caller waited around the kill: %v", h.longest(killed).Round(time.Millisecond))
 	}
 	for _, n := range nodes {
 		n.kill(t)
@@ -59,7 +66,7 @@ func TestKill(t *testing.T) {
 	for _, n := range nodes {
 		n.waitServing(t)
 	}
-	h.waitForMore(t, 50, "after all nodes were killed at once")
+	h.waitForMore(t, 2*killCounters, "after all nodes were killed at once")
 	h.finish(t)
 	for _, n := range nodes {
 		if strings.Contains(n.err.String(), "panic") {
@@ -142,7 +149,7 @@ type increment struct {
 	value        int64
 }
 
-// history lets callers increment a few counters, again and again, and keeps what they were told.
+// history lets callers increment counters, again and again, and keeps what they were told.
 type history struct {
 	cl      *client.Client
 	began   time.Time
@@ -165,8 +172,8 @@ func newHistory(t *testing.T, nodes []*nodeProcess) *history {
 		t.Fatal(err)
 	}
 	h := &history{cl: cl, began: time.Now(), stop: make(chan struct{}), ops: map[string][]increment{}}
-	for i := range 8 {
-		h.callers.Go(func() { h.caller(t, fmt.Sprintf("kill-%d", i%4)) })
+	for range 32 {
+		h.callers.Go(func() { h.caller(t) })
 	}
 	t.Cleanup(func() { h.end(); cl.Close() })
 	return h
@@ -181,8 +188,9 @@ func (h *history) end() {
 	h.callers.Wait()
 }
 
-func (h *history) caller(t *testing.T, key string) {
+func (h *history) caller(t *testing.T) {
 	for {
+		key := fmt.Sprintf("kill-%d", rand.IntN(killCounters))
 		select {
 		case <-h.stop:
 			return
@@ -223,22 +231,47 @@ func (h *history) waitForMore(t *testing.T, n int64, when string) {
 	eventually(t, fmt.Sprintf("%d more increments %s", n, when), func() bool { return h.acked.Load() >= goal })
 }
 
+// longest is the longest call that was under way at the given moment, or began within the second after it, and succeeded.
+func (h *history) longest(at time.Duration) (d time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, ops := range h.ops {
+		for _, op := range ops {
+			if op.value != 0 && op.ended > at && op.began < at+time.Second {
+				d = max(d, op.ended-max(op.began, at))
+			}
+		}
+	}
+	return d
+}
+
 // finish ends the callers, reads the counters and checks the history.
 func (h *history) finish(t *testing.T) {
 	t.Helper()
 	h.end()
-	for key, ops := range h.ops {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		final, err := actor.Call[int64](ctx, h.cl.Object("Counter", key), "Get", nil)
-		cancel()
-		if err != nil {
-			t.Fatalf("reading %s: %v", key, err)
-		}
-		if err := checkIncrements(ops, final); err != nil {
-			t.Errorf("%s: %v", key, err)
-		}
-		t.Logf("%s: %d calls, counter %d", key, len(ops), final)
+	var calls, counted atomic.Int64
+	var readers sync.WaitGroup
+	keys := slices.Sorted(maps.Keys(h.ops))
+	for i := range 8 {
+		readers.Go(func() {
+			for _, key := range keys[len(keys)*i/8 : len(keys)*(i+1)/8] {
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				final, err := actor.Call[int64](ctx, h.cl.Object("Counter", key), "Get", nil)
+				cancel()
+				if err != nil {
+					t.Errorf("reading %s: %v", key, err)
+					return
+				}
+				if err := checkIncrements(h.ops[key], final); err != nil {
+					t.Errorf("%s: %v", key, err)
+				}
+				calls.Add(int64(len(h.ops[key])))
+				counted.Add(final)
+			}
+		})
 	}
+	readers.Wait()
+	t.Logf("%d objects, %d increments, of which %d acknowledged; %d counted", len(keys), calls.Load(), h.acknowledged(), counted.Load())
 }
 
 // checkIncrements reports why a history of increments by one, with the counter read after all of them, is not linearizable. Every
