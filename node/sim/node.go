@@ -37,8 +37,10 @@ type node struct {
 	owed     int      // ticks
 
 	appends  []appendTask // not yet written
-	waiting  []appendTask // written, not yet synced
+	waiting  []appendTask // written, responses not yet sent
 	syncing  bool
+	sending  bool
+	vital    uint64 // newest write on disk that a response may vouch for
 	applies  []applyTask
 	applying bool
 
@@ -50,9 +52,9 @@ type node struct {
 }
 
 type appendTask struct {
-	r   *rep
-	msg *raftpb.Message
-	pos uint64 // on disk
+	r    *rep
+	msg  *raftpb.Message
+	need uint64 // what must be synced before its responses leave
 }
 
 type applyTask struct {
@@ -69,6 +71,8 @@ type rep struct {
 	g       *replica.Group
 	applies int // handed out and not yet stored
 	own     ownership
+
+	term, vote uint64 // as written last
 }
 
 // start runs the process on what its disk holds.
@@ -84,7 +88,7 @@ func (n *node) start() {
 		if img == nil {
 			continue
 		}
-		r := &rep{n: n, shard: shard, rid: makeReplicaID(shard, n.id), voters: w.models[shard].voters}
+		r := &rep{n: n, shard: shard, rid: makeReplicaID(shard, n.id), voters: w.models[shard].voters, term: img.term, vote: img.vote}
 		g, err := replica.NewGroup(replica.GroupConfig{
 			Group:   ring.ShardID(shard).Group(),
 			Holder:  store.Holder{Replica: replicaID(r.rid), Node: ring.NodeID(n.id + 1), Boot: n.boot},
@@ -112,7 +116,8 @@ func (n *node) crash() {
 	lost := n.disk.crash(n.w.rng)
 	n.w.trace("crash", uint64(n.id), uint64(n.inc), uint64(lost))
 	n.inc++
-	n.up, n.paused, n.syncing, n.applying = false, false, false, false
+	n.up, n.paused, n.syncing, n.sending, n.applying = false, false, false, false, false
+	n.vital = 0
 	n.deferred, n.appends, n.waiting, n.applies = nil, nil, nil, nil
 	n.owed, n.crashIn, n.failSync = 0, 0, false
 	inc := n.inc
@@ -268,7 +273,13 @@ func (n *node) writeAppends() {
 			n.w.trace("snapshot", t.r.rid, t.msg.GetSnapshot().GetMetadata().GetIndex(), 0)
 		}
 		n.appends = n.appends[1:]
-		t.pos = n.disk.write(diskOp{shard: t.r.shard, msg: t.msg})
+		pos := n.disk.write(diskOp{shard: t.r.shard, msg: t.msg})
+		if t.vital() {
+			n.vital = pos
+		}
+		if len(t.msg.GetResponses()) > 0 && !mutant.has(ackBeforeSync) {
+			t.need = n.vital
+		}
 		if !raft.IsEmptySnap(t.msg.GetSnapshot()) {
 			n.w.checkImage(n, t.r.shard)
 		}
@@ -277,18 +288,29 @@ func (n *node) writeAppends() {
 	n.sync()
 }
 
-// sync makes what is written durable, one fsync for all groups; responses leave only then.
-func (n *node) sync() {
-	if mutant.has(ackBeforeSync) {
-		inc := n.inc
-		n.w.after(0, func() { n.do(inc, n.ackEarly) })
-		return
+// vital reports whether a response may vouch for what the task writes: entries, a snapshot, another term or vote. The commit index
+// may be lost, it is learned again.
+func (t *appendTask) vital() bool {
+	changed := false
+	if t.msg.GetTerm() != 0 {
+		changed = t.msg.GetTerm() != t.r.term || t.msg.GetVote() != t.r.vote
+		t.r.term, t.r.vote = t.msg.GetTerm(), t.msg.GetVote()
 	}
-	if n.syncing || len(n.waiting) == 0 {
+	return changed || len(t.msg.GetEntries()) > 0 || !raft.IsEmptySnap(t.msg.GetSnapshot())
+}
+
+// sync sends responses for which all is synced, and makes the rest durable: one fsync for all groups.
+func (n *node) sync() {
+	inc := n.inc
+	if len(n.waiting) > 0 && n.waiting[0].need <= n.disk.done && !n.sending {
+		n.sending = true
+		n.w.after(n.w.between(5*time.Microsecond, 50*time.Microsecond), func() { n.do(inc, n.respond) })
+	}
+	if n.syncing || n.vital <= n.disk.done {
 		return
 	}
 	n.syncing = true
-	pos, inc := n.disk.end(), n.inc
+	pos := n.disk.end()
 	d := n.w.between(100*time.Microsecond, 1200*time.Microsecond)
 	if n.w.now < n.slowUntil {
 		d = n.slowSync
@@ -305,13 +327,17 @@ func (n *node) sync() {
 		}
 		n.disk.sync(pos)
 		n.w.checkSynced(n)
-		n.do(inc, func() { n.synced(pos) })
+		n.do(inc, func() {
+			n.syncing = false
+			n.w.trace("synced", uint64(n.id), pos, 0)
+			n.respond()
+		})
 	})
 }
 
-func (n *node) synced(pos uint64) {
-	n.syncing = false
-	for n.up && len(n.waiting) > 0 && n.waiting[0].pos <= pos {
+func (n *node) respond() {
+	n.sending = false
+	for n.up && len(n.waiting) > 0 && n.waiting[0].need <= n.disk.done {
 		t := n.waiting[0]
 		n.waiting = n.waiting[1:]
 		n.appended(t)
@@ -323,33 +349,13 @@ func (n *node) synced(pos uint64) {
 
 func (n *node) appended(t appendTask) {
 	inc := n.inc
-	n.w.trace("synced", t.r.rid, t.pos, uint64(len(t.msg.GetEntries())))
+	n.w.trace("appended", t.r.rid, t.need, uint64(len(t.msg.GetEntries())))
 	t.r.g.AppendDone(n.w.now, t.msg, func(m *raftpb.Message) {
 		if n.inc == inc && n.effect() {
 			n.w.net.send(n, m)
 		}
 	})
 	n.drain(t.r)
-}
-
-// ackEarly is a mutant: responses leave before the fsync.
-func (n *node) ackEarly() {
-	for n.up && len(n.waiting) > 0 {
-		t := n.waiting[0]
-		n.waiting = n.waiting[1:]
-		n.appended(t)
-	}
-	if !n.up || n.syncing {
-		return
-	}
-	n.syncing = true
-	inc, end := n.inc, n.disk.end()
-	n.w.after(n.w.between(time.Millisecond, 20*time.Millisecond), func() {
-		if n.inc == inc {
-			n.syncing = false
-			n.disk.sync(end)
-		}
-	})
 }
 
 func (n *node) slowFor(d time.Duration) {
