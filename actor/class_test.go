@@ -29,7 +29,6 @@ func (g *good) Fails(context.Context) (int, error)                { return 1, Fa
 func (g *good) Odd(_ context.Context, _ explosive) error          { return nil }
 func (g *good) Unsendable(context.Context) (any, error)           { return func() {}, nil }
 func (g *good) NotCallable(int) int                               { return 0 }
-func (g *good) unexported(context.Context) error                  { return nil }
 
 // explosive is a type whose own decoding panics.
 type explosive struct{}

@@ -77,7 +77,7 @@ func checkReader(t *testing.T, rng *rand.Rand, r Reader, m map[string]string) {
 			want = append(want, k+"="+v)
 		}
 	}
-	byKey := func(a, b string) int { return bytes.Compare([]byte(a[:len(a)]), []byte(b)) }
+	byKey := func(a, b string) int { return bytes.Compare([]byte(a), []byte(b)) }
 	slices.SortFunc(want, func(a, b string) int {
 		ka, kb := a[:bytes.LastIndexByte([]byte(a), '=')], b[:bytes.LastIndexByte([]byte(b), '=')]
 		return byKey(ka, kb)

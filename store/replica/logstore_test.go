@@ -185,15 +185,14 @@ func TestRaftStartsOnIt(t *testing.T) {
 
 // logModel drives a LogStore and raft's own MemoryStorage with the same changes.
 type logModel struct {
-	t      *testing.T
-	rng    *rand.Rand
-	fs     *vfs.MemFS
-	e      *store.Engine
-	l      *LogStore
-	s      *StateStore
-	mem    *raft.MemoryStorage
-	hs     *raftpb.HardState
-	staged []func() // what the memory store does when the batch is committed
+	t   *testing.T
+	rng *rand.Rand
+	fs  *vfs.MemFS
+	e   *store.Engine
+	l   *LogStore
+	s   *StateStore
+	mem *raft.MemoryStorage
+	hs  *raftpb.HardState
 }
 
 func (m *logModel) memLast() uint64  { v, _ := m.mem.LastIndex(); return v }
