@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/vmihailenco/msgpack/v5"
-
 	"github.com/ringfence/ringfence/node"
 	"github.com/ringfence/ringfence/transport/client"
 )
@@ -78,8 +76,8 @@ func askStatus(ctx context.Context, cl *client.Client, addr string) (*node.Statu
 	if err != nil {
 		return nil, err
 	}
-	var s node.Status
-	if err := msgpack.Unmarshal(b, &s); err != nil {
+	s, err := node.DecodeStatus(b)
+	if err != nil {
 		return nil, fmt.Errorf("%s: the answer is not a status: %w", addr, err)
 	}
 	return &s, nil

@@ -29,8 +29,8 @@ func (a *app) statusCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		var s node.Status
-		if err := msgpack.Unmarshal(b, &s); err != nil {
+		s, err := node.DecodeStatus(b)
+		if err != nil {
 			return fmt.Errorf("the answer is not a status: %w", err)
 		}
 		if asJSON {
@@ -78,8 +78,8 @@ func (a *app) whereCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		var where node.Where
-		if err := msgpack.Unmarshal(b, &where); err != nil {
+		where, err := node.DecodeWhere(b)
+		if err != nil {
 			return fmt.Errorf("the answer does not say where an object is: %w", err)
 		}
 		if asJSON {

@@ -62,7 +62,7 @@ func (n *Node) answerStatus(ctx context.Context) ([]byte, error) {
 	}
 	members := r.Members()
 	out := Status{Cluster: r.Cluster().String(), Epoch: uint64(r.Epoch()), Shards: r.Shards(), Replicas: r.Replicas(),
-		Tolerates: tolerates(r), Nodes: make([]NodeStatus, len(members))}
+		Nodes: make([]NodeStatus, len(members))}
 	inView := make(map[ring.NodeID]bool)
 	for _, m := range n.gossip.View().Members {
 		inView[m.ID] = true
@@ -81,6 +81,11 @@ func (n *Node) answerStatus(ctx context.Context) ([]byte, error) {
 		out.Unowned -= s.Owned
 	}
 	out.Unowned = max(out.Unowned, 0)
+	gone := make(map[ring.NodeID]bool)
+	for i, s := range out.Nodes {
+		gone[members[i].ID] = s.State == "dead" || s.State == "suspect"
+	}
+	out.Tolerates = tolerates(r, gone)
 	return msgpack.Marshal(&out)
 }
 
@@ -100,14 +105,23 @@ func (n *Node) askSelf(ctx context.Context, m ring.Member, inView bool) NodeStat
 	return s
 }
 
-// tolerates is how many nodes may fail at once, whichever they are, with every group keeping a majority.
-func tolerates(r *ring.Ring) int {
-	system, _ := r.Group(ring.SystemGroup)
-	least := (len(system.Replicas) - 1) / 2
-	for i := range r.Shards() {
-		least = min(least, (len(r.Shard(ring.ShardID(i)).Replicas)-1)/2)
+// tolerates is how many more nodes may fail, whichever they are, with every group keeping a majority.
+func tolerates(r *ring.Ring, gone map[ring.NodeID]bool) int {
+	spare := func(a ring.Assignment) int {
+		here := 0
+		for _, rep := range a.Replicas {
+			if !gone[rep.Node] {
+				here++
+			}
+		}
+		return here - (len(a.Replicas)/2 + 1)
 	}
-	return least
+	system, _ := r.Group(ring.SystemGroup)
+	least := spare(system)
+	for i := range r.Shards() {
+		least = min(least, spare(r.Shard(ring.ShardID(i))))
+	}
+	return max(least, 0)
 }
 
 func decode(b []byte, into any) error {
@@ -180,5 +194,6 @@ func (n *Node) ownerFrom(ctx context.Context, id ring.NodeID, s ring.ShardID) (a
 	if err != nil {
 		return a, err
 	}
-	return a, decode(b, &a)
+	err = decode(b, &a)
+	return a, err
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -255,6 +256,9 @@ func TestANodeStopsAndItsObjectsGoOn(t *testing.T) {
 		increment(t, c, fmt.Sprint(i))
 	}
 	nodes[0].stop(t)
+	if st := status(t, nodes[1]); st.Tolerates != 0 {
+		t.Fatalf("with one of three gone, status says %+v", st)
+	}
 	for i := range 30 {
 		if got := increment(t, c, fmt.Sprint(i)); got != 2 {
 			t.Fatalf("counter %d answered %d after a node stopped, want 2", i, got)
@@ -344,6 +348,13 @@ func TestDirectoryIsRefusedByName(t *testing.T) {
 	waitServing(t, n)
 	if _, err := New(quietConfig(dir), stock.Counter()); err == nil || !strings.Contains(err.Error(), "in use by another process") {
 		t.Fatalf("a directory in use: %v", err)
+	}
+	foreign := t.TempDir()
+	if err := os.WriteFile(filepath.Join(foreign, "thesis.txt"), []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(quietConfig(foreign), stock.Counter()); err == nil || !strings.Contains(err.Error(), `holds no Ringfence data ("thesis.txt" is in it)`) {
+		t.Fatalf("a directory of something else: %v", err)
 	}
 	cfg := quietConfig(t.TempDir())
 	cfg.Listen = n.Addr()

@@ -38,6 +38,20 @@ type Where struct {
 	Replicas []NodeInfo `json:"replicas" msgpack:"replicas"`
 }
 
+// DecodeStatus reads the answer to "status"; the bytes may come from anybody.
+func DecodeStatus(b []byte) (Status, error) {
+	var s Status
+	err := decode(b, &s)
+	return s, err
+}
+
+// DecodeWhere reads the answer to "where"; the bytes may come from anybody.
+func DecodeWhere(b []byte) (Where, error) {
+	var w Where
+	err := decode(b, &w)
+	return w, err
+}
+
 // WhereRequest is the body of the request "where".
 type WhereRequest struct {
 	Class string `msgpack:"class"`

@@ -26,6 +26,9 @@ func (e *Engine) prepareDir() error {
 			if !info.IsDir() {
 				return fmt.Errorf("data directory %s: %s is a file: move it away or use another --data", e.dir, d)
 			}
+			if len(made) == 0 {
+				return e.checkForeign()
+			}
 			break
 		}
 		if !errors.Is(err, os.ErrNotExist) {
@@ -45,6 +48,24 @@ func (e *Engine) prepareDir() error {
 		if err := e.syncDir(e.fs.PathDir(d)); err != nil {
 			return openError(e.dir, err)
 		}
+	}
+	return nil
+}
+
+// checkForeign refuses a directory that holds something else.
+func (e *Engine) checkForeign() error {
+	names, err := e.fs.List(e.dir)
+	if err != nil {
+		return openError(e.dir, err)
+	}
+	for _, name := range names {
+		switch name {
+		case fileLock, filePID, fileFormat, fileWatermark, dirDatabase:
+			return nil
+		}
+	}
+	if len(names) > 0 {
+		return fmt.Errorf("data directory %s is not empty and holds no Ringfence data (%q is in it): give an empty or a new one with --data", e.dir, names[0])
 	}
 	return nil
 }

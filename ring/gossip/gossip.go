@@ -225,7 +225,7 @@ func (g *Gossip) rejoin(ctx context.Context) {
 			joined := g.joined
 			g.mu.Unlock()
 			if err != nil && time.Since(lastLog) >= time.Second && !joined {
-				g.log.Warn("no seed answers; waiting, and trying again", "seeds", strings.Join(targets, ","), "cause", firstLine(err))
+				g.log.Warn("no seed answers; waiting, and trying again", "seeds", strings.Join(targets, ","), "cause", lastLine(err))
 				lastLog = time.Now()
 			}
 			if wait = min(wait*2, time.Second); joined {
@@ -277,9 +277,10 @@ func (g *Gossip) targets() []string {
 	return out
 }
 
-func firstLine(err error) string {
-	s, _, _ := strings.Cut(strings.TrimSpace(err.Error()), "\n")
-	return s
+// lastLine is the last of the errors that memberlist has gathered, one line each.
+func lastLine(err error) string {
+	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
+	return strings.TrimLeft(lines[len(lines)-1], "\t *")
 }
 
 // see takes a node over into the view. It runs under memberlist's lock: nothing of memberlist may be called.

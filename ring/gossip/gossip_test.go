@@ -191,6 +191,18 @@ func FuzzDecodeMeta(f *testing.F) {
 	})
 }
 
+// TestMetaWithTheLongestString: a length byte of 255 once wrapped around and ended the process.
+func TestMetaWithTheLongestString(t *testing.T) {
+	m := Meta{Listen: strings.Repeat("l", 255), Version: "v"}
+	b, err := m.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := decodeMeta(b); err != nil || got != m {
+		t.Fatalf("%+v, %v", got, err)
+	}
+}
+
 func TestMetaIsBounded(t *testing.T) {
 	m := Meta{Listen: strings.Repeat("l", 255), Version: strings.Repeat("v", 255)}
 	if _, err := m.encode(); err == nil || !strings.Contains(err.Error(), "--advertise-listen") {

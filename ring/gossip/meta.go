@@ -68,7 +68,8 @@ func decodeMeta(b []byte) (m Meta, err error) {
 		if len(b) < 1 || int(b[0]) > len(b)-1 {
 			return m, errMeta
 		}
-		*s, b = string(b[1:1+b[0]]), b[1+b[0]:]
+		n := 1 + int(b[0]) // as an int: a byte of 255 and one more is 0
+		*s, b = string(b[1:n]), b[n:]
 	}
 	return m, nil
 }

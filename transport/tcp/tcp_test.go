@@ -278,7 +278,10 @@ func TestBusyConnectionOutlivesTheFrameTime(t *testing.T) {
 	h := &echo{closed: make(chan error, 1)}
 	c := newConn(server, bufio.NewReaderSize(server, 64<<10), transport.PurposeRaft, Peer{}, nil, h)
 	go c.run()
-	defer c.Close()
+	defer func() { // frameTime is put back only when nobody reads it any more
+		c.Close()
+		<-h.closed
+	}()
 	one := transport.AppendFrame(nil, transport.Header{Kind: transport.KindRaft}, make([]byte, 100))
 	stream := append([]byte(nil), one...)
 	for begin := time.Now(); time.Since(begin) < 4*frameTime; {
@@ -291,10 +294,8 @@ func TestBusyConnectionOutlivesTheFrameTime(t *testing.T) {
 		before := h.frames.Load()
 		eventually(t, "a frame", func() bool { return h.frames.Load() >= before })
 	}
-	select {
-	case err := <-h.closed:
+	if err := c.Err(); err != nil {
 		t.Fatal(err)
-	default:
 	}
 }
 
