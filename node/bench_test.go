@@ -96,6 +96,7 @@ func benchmarkCluster(b *testing.B, method string, callers, objects int) {
 	after := totals(nodes)
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "calls/s")
 	b.ReportMetric(float64(after.Syncs-before.Syncs)/float64(b.N), "fsyncs/call")
+	b.ReportMetric((after.SyncTime-before.SyncTime).Seconds()*1000/float64(after.Syncs-before.Syncs), "ms/fsync")
 	b.ReportMetric(float64(after.Frames-before.Frames)/float64(b.N), "raftframes/call")
 	b.ReportMetric(float64(after.Appended-before.Appended)/float64(b.N), "appends/call")
 	b.ReportMetric(float64(after.Rounds-before.Rounds)/float64(b.N), "rounds/call")
@@ -108,6 +109,7 @@ func totals(nodes []*Node) (t replica.Stats) {
 		t.Frames += s.Frames
 		t.Appended += s.Appended
 		t.Rounds += s.Rounds
+		t.SyncTime += s.SyncTime
 	}
 	return t
 }

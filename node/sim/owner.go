@@ -30,6 +30,7 @@ type serving struct {
 	acts    [objects + 1]*host.Activation
 	last    [objects + 1]uint64 // last batch submitted of each object
 	lateTil time.Duration       // proposals wait until then
+	waiting [][]store.Write     // those proposals, in order
 }
 
 // events takes what a Group says, in order.
@@ -180,17 +181,25 @@ func (s *serving) submit(pos uint64, writes []store.Write) {
 		w.count(lateProposal)
 		s.lateTil = max(s.lateTil, w.now+w.between(0, 8*timing.Election()))
 	}
-	if s.lateTil <= w.now {
-		_ = s.r.g.Commit(s.token, writes) // refused if the token is over: Lost comes, or has come
+	s.waiting = append(s.waiting, writes)
+	if s.lateTil <= w.now && len(s.waiting) == 1 {
+		s.propose()
 		return
 	}
 	inc := n.inc
 	w.after(s.lateTil-w.now, func() {
 		n.do(inc, func() {
-			_ = s.r.g.Commit(s.token, writes)
+			s.propose()
 			n.drain(s.r)
 		})
 	})
+}
+
+// propose hands the oldest waiting batch to the group. It is refused if the token is over: Lost comes, or has come.
+func (s *serving) propose() {
+	writes := s.waiting[0]
+	s.waiting = s.waiting[1:]
+	_ = s.r.g.Commit(s.token, writes)
 }
 
 // respond lets a reply go: what it depends on must be safe by now.

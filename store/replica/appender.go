@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -26,7 +27,7 @@ type appender struct {
 	stopped bool
 	wake    chan struct{}
 
-	appends, syncs, tasks atomic.Uint64
+	appends, syncs, tasks, syncNanos atomic.Uint64
 }
 
 func newAppender(e *store.Engine, b *inbox) *appender {
@@ -131,8 +132,12 @@ func (a *appender) write(batch *store.Batch, jobs []appendJob) {
 		responds = responds || len(j.msg.GetResponses()) > 0
 	}
 	sync := a.dirty && responds
+	began := time.Now()
 	if err := batch.Commit(sync); err != nil {
 		a.engine.Fatal(fmt.Errorf("writing the log: %w", err))
+	}
+	if sync {
+		a.syncNanos.Add(uint64(time.Since(began)))
 	}
 	a.appends.Add(1)
 	a.tasks.Add(uint64(len(jobs)))

@@ -67,14 +67,15 @@ type driverStats struct {
 
 // Stats counts what a driver did since its start.
 type Stats struct {
-	Rounds   uint64 // turns of the loop
-	Batches  uint64 // owners' batches taken
-	Applied  uint64 // apply tasks stored
-	Frames   uint64 // Raft frames sent
-	Dropped  uint64 // received frames dropped for lack of room
-	Appends  uint64 // batches written by the append worker
-	Syncs    uint64 // of these, with an fsync
-	Appended uint64 // append tasks in them
+	Rounds   uint64        // turns of the loop
+	Batches  uint64        // owners' batches taken
+	Applied  uint64        // apply tasks stored
+	Frames   uint64        // Raft frames sent
+	Dropped  uint64        // received frames dropped for lack of room
+	Appends  uint64        // batches written by the append worker
+	Syncs    uint64        // of these, with an fsync
+	Appended uint64        // append tasks in them
+	SyncTime time.Duration // spent in the batches with an fsync
 }
 
 // Hint is what a node knows about who owns a group's shard.
@@ -214,7 +215,8 @@ func (d *Driver) Hint(g ring.GroupID) (h Hint, ok bool) {
 func (d *Driver) Stats() Stats {
 	return Stats{Rounds: d.stats.rounds.Load(), Batches: d.stats.proposed.Load(), Applied: d.stats.applied.Load(),
 		Frames: d.stats.frames.Load(), Dropped: d.stats.dropped.Load(),
-		Appends: d.disk.appends.Load(), Syncs: d.disk.syncs.Load(), Appended: d.disk.tasks.Load()}
+		Appends: d.disk.appends.Load(), Syncs: d.disk.syncs.Load(), Appended: d.disk.tasks.Load(),
+		SyncTime: time.Duration(d.disk.syncNanos.Load())}
 }
 
 // Run steps the groups until ctx ends; then every lease is over, and what was submitted may or may not take effect.
