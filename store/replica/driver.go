@@ -89,16 +89,17 @@ type Hint struct {
 
 // member is one group on this node; the driver's goroutine owns all but the atomics.
 type member struct {
-	d     *Driver
-	id    ring.GroupID
-	self  ring.ReplicaID
-	g     *Group
-	log   *LogStore
-	state *StateStore
-	nodes map[ring.ReplicaID]ring.NodeID
-	owner store.Owner
-	lease *lease
-	isDir bool // in d.dirty
+	d       *Driver
+	id      ring.GroupID
+	self    ring.ReplicaID
+	g       *Group
+	log     *LogStore
+	state   *StateStore
+	nodes   map[ring.ReplicaID]ring.NodeID
+	notices []notice
+	owner   store.Owner
+	lease   *lease
+	isDir   bool // in d.dirty
 
 	writtenTerm, writtenVote uint64 // appender only: of the last hard state written
 
@@ -322,6 +323,7 @@ func (d *Driver) tick(now time.Duration) {
 	d.ticks++
 	for _, m := range d.order {
 		m.guard(func() { m.g.Tick(now) })
+		m.sendNotices()
 		d.mark(m)
 		d.compact(m)
 	}
@@ -441,6 +443,50 @@ func (m *member) send(msg *raftpb.Message) {
 		m.sendSnapshot(to, msg)
 		return
 	}
+	if msg.GetType() == raftpb.MsgApp && m.holdNotice(to, msg) {
+		return
+	}
+	m.put(to, msg)
+}
+
+// notice is an append without entries, held back until the next tick.
+type notice struct {
+	to  ring.NodeID
+	msg *raftpb.Message
+}
+
+// holdNotice holds back an append that carries no entries: as a rule it only tells a follower how far the log is committed, right after the
+// follower has acknowledged, and costs both sides a message, a storage write and an answer. The next append with entries tells the
+// same and takes its place; else it leaves at the next tick. To Raft this is a slow network.
+func (m *member) holdNotice(to ring.NodeID, msg *raftpb.Message) bool {
+	i := 0
+	for i < len(m.notices) && m.notices[i].to != to {
+		i++
+	}
+	switch empty := len(msg.GetEntries()) == 0; {
+	case empty && i < len(m.notices):
+		m.notices[i].msg = msg
+	case empty:
+		m.notices = append(m.notices, notice{to, msg})
+	case i < len(m.notices):
+		m.notices = append(m.notices[:i], m.notices[i+1:]...)
+		return false
+	default:
+		return false
+	}
+	return true
+}
+
+func (m *member) sendNotices() {
+	for i := range m.notices {
+		m.put(m.notices[i].to, m.notices[i].msg)
+		m.notices[i].msg = nil
+	}
+	m.notices = m.notices[:0]
+}
+
+// put adds a message to the frame that gathers for a node.
+func (m *member) put(to ring.NodeID, msg *raftpb.Message) {
 	o := m.d.outgoing(to)
 	body, err := appendMessage(o.body, m.id, msg)
 	if err != nil {
