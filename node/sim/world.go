@@ -77,7 +77,6 @@ type world struct {
 	gates   [shards]uint64 // by shard: newest log index that a reply depended on
 	broken  *Violation
 	stats   Stats
-	opened  int
 	clients []*client
 }
 
