@@ -312,6 +312,28 @@ func TestLateJoinerIsTold(t *testing.T) {
 	}
 }
 
+func TestDirectoryOfAnotherClusterIsRefused(t *testing.T) {
+	nodes := trio(t, nil)
+	waitServing(t, nodes...)
+	dir := t.TempDir()
+	own := launch(t, quietConfig(dir))
+	waitServing(t, own)
+	mine := own.cluster()
+	own.stop(t)
+	cfg := quietConfig(dir)
+	cfg.Join = []string{nodes[0].GossipAddr()}
+	n, err := New(cfg, stock.Counter())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := n.Run(ctx); err == nil || !strings.Contains(err.Error(), "makes this node a cluster of its own, and --join names another") ||
+		!strings.Contains(err.Error(), mine.String()) {
+		t.Fatal(err)
+	}
+}
+
 func TestConfigRefuses(t *testing.T) {
 	dir := t.TempDir()
 	for _, c := range []struct {

@@ -53,8 +53,23 @@ func (n *Node) keepRing(ctx context.Context) error {
 				n.fetchRing(ctx)
 			}
 			n.checkServing()
+			if err := n.wrongCluster(); err != nil {
+				return err
+			}
 		}
 	}
+}
+
+// wrongCluster is the error of a node that was told to join a cluster while its directory makes it a cluster of its own. A member of a
+// larger cluster only warns: one of its seeds may have changed hands, and the others need it.
+func (n *Node) wrongCluster() error {
+	if r := n.ring.Load(); len(n.cfg.Join) == 0 || r == nil || len(r.Members()) > 1 {
+		return nil
+	}
+	if err := n.gossip.Foreign(); err != nil {
+		return fmt.Errorf("data directory %s makes this node a cluster of its own, and --join names another: give an empty --data to become part of that one (%w)", n.cfg.Data, err)
+	}
+	return nil
 }
 
 // startSystem runs the replica of the system shard that this node was founded with, if any.

@@ -63,6 +63,7 @@ type Gossip struct {
 	ever    map[string]bool // gossip addresses ever seen
 	joined  bool
 	joinErr error
+	foreign error // the last refusal of a node of another cluster
 }
 
 // Start binds and begins to gossip. The error of a port in use names the flag that changes it.
@@ -178,6 +179,13 @@ func (g *Gossip) JoinError() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.joinErr
+}
+
+// Foreign is the last refusal of a node of another cluster, nil if there was none.
+func (g *Gossip) Foreign() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.foreign
 }
 
 // SetCluster tells the others that this node belongs to a cluster now.
@@ -341,10 +349,11 @@ func (g *Gossip) admits(n *memberlist.Node) error {
 		return err
 	}
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	ours := g.meta.Cluster
-	g.mu.Unlock()
 	if !ours.IsZero() && !theirs.Cluster.IsZero() && ours != theirs.Cluster {
-		return fmt.Errorf("gossip: node %s belongs to cluster %s, and this one to %s: take its address out of --join", n.Name, theirs.Cluster, ours)
+		g.foreign = fmt.Errorf("gossip: node %s belongs to cluster %s, and this one to %s: take its address out of --join", n.Name, theirs.Cluster, ours)
+		return g.foreign
 	}
 	return nil
 }
