@@ -152,7 +152,7 @@ func TestOneNodeFormsAlone(t *testing.T) {
 	cluster := n.cluster()
 	n.stop(t)
 	cfg := quietConfig(dir)
-	cfg.Listen = n.Addr() // the ring remembers it
+	cfg.Listen, cfg.Gossip = n.Addr(), "127.0.0.1:0" // the ring remembers the one; the port after it may be anybody's
 	again := launch(t, cfg)
 	waitServing(t, again)
 	if again.cluster() != cluster {

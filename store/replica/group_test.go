@@ -183,9 +183,14 @@ func TestGroupCutOffOwnerLosesTheLease(t *testing.T) {
 	c.tick(LANTiming.ElectionTicks + 1)
 	c.want(1, "lost; ")
 	c.cut = map[uint64]bool{1: true}
-	c.tick(4 * LANTiming.ElectionTicks)
-	if c.take(2)+c.take(3) != "opened; " {
-		t.Fatal("nobody, or more than one, took over")
+	for i := 0; len(c.events[2])+len(c.events[3]) == 0; i++ { // elections may be tied a few times
+		if i > 100 {
+			t.Fatal("nobody took over within a hundred election timeouts")
+		}
+		c.tick(LANTiming.ElectionTicks)
+	}
+	if got := c.take(2) + c.take(3); got != "opened; " {
+		t.Fatalf("not one took over, once: %q", got)
 	}
 	c.cut = map[uint64]bool{}
 	c.tick(LANTiming.ElectionTicks)
