@@ -42,6 +42,9 @@ func DecodeHello(b []byte, h *Hello) error {
 }
 
 func (r *reader) cluster() (c ring.ClusterID) {
+	if r.left == 0 { // an older version has no such field
+		return c
+	}
 	v := r.bytes("cluster", len(c))
 	if len(v) != len(c) {
 		r.fail("a cluster ID of %d bytes", len(v))

@@ -139,12 +139,14 @@ func BodyLimit(p Purpose, k Kind) int {
 		if p == PurposeCalls {
 			return MaxCallBody
 		}
-	default: // requests, and kinds of later versions, which are answered with KindError
-		if p == PurposeBulk {
+	default: // requests, and kinds of later versions, which are answered with KindError: they must not end the connection
+		switch {
+		case p == PurposeBulk:
 			return MaxBulkBody
-		}
-		if p == PurposeCalls {
+		case p == PurposeCalls:
 			return MaxCallBody
+		case p == PurposeRaft && k > KindGoAway:
+			return MaxRaftBody
 		}
 	}
 	return 0
