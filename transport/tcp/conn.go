@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,24 +16,32 @@ import (
 	"github.com/ringfence/ringfence/transport"
 )
 
-// Time limits of a connection.
-const (
-	handshakeTime = 5 * time.Second
-	writeTime     = 10 * time.Second
-	keepAlive     = 15 * time.Second
-)
+// handshakeTime is for connecting and shaking hands.
+const handshakeTime = 5 * time.Second
 
-// frameTime is for a frame whose first byte has come. A test shortens it.
-var frameTime = 10 * time.Second
+// times are the time limits of a connection after its handshake.
+type times struct {
+	frame time.Duration // for a frame whose first byte has come
+	write time.Duration // for one piece of at most writePiece bytes
+	idle  time.Duration // for a frame to begin; 0 is for ever
+}
+
+var defaultTimes = times{frame: 10 * time.Second, write: 10 * time.Second}
 
 // sendBuffer is how many bytes may wait to be written; one frame may exceed it if nothing else waits.
 const sendBuffer = 4 << 20
+
+// writePiece is how much one deadline is for: a slow peer that takes what it is sent stays, one that takes nothing is cut off.
+const writePiece = 256 << 10
 
 // keepBuffer is how large a buffer is kept for reuse.
 const keepBuffer = 512 << 10
 
 // ErrClosed is why a connection ended that its own side closed.
 var ErrClosed = errors.New("tcp: connection closed")
+
+// ErrIdle is why a connection ended on which no frame came for ServerConfig.IdleTimeout.
+var ErrIdle = errors.New("tcp: no frame came for the idle timeout")
 
 // errFull refuses a frame for which there is no room.
 var errFull = errors.New("tcp: send buffer is full")
@@ -57,6 +66,7 @@ type Conn struct {
 	nc      net.Conn
 	purpose transport.Purpose
 	peer    Peer
+	times   times
 	epoch   func() ring.Epoch // newest ring known here, for headers; may be nil
 	handler Handler
 	br      *bufio.Reader
@@ -67,6 +77,7 @@ type Conn struct {
 	err    error
 	wake   chan struct{}
 	closed chan struct{}
+	over   chan struct{} // closed after Handler.Closed has returned
 
 	lastID  atomic.Uint64
 	waiting sync.Mutex
@@ -79,12 +90,13 @@ type roundtrip struct {
 }
 
 func newConn(nc net.Conn, br *bufio.Reader, p transport.Purpose, peer Peer, epoch func() ring.Epoch, h Handler) *Conn {
-	return &Conn{nc: nc, br: br, purpose: p, peer: peer, epoch: epoch, handler: h, wake: make(chan struct{}, 1), closed: make(chan struct{}),
-		pending: make(map[uint64]chan roundtrip)}
+	return &Conn{nc: nc, br: br, purpose: p, peer: peer, epoch: epoch, handler: h, times: defaultTimes, wake: make(chan struct{}, 1), closed: make(chan struct{}),
+		over: make(chan struct{}), pending: make(map[uint64]chan roundtrip)}
 }
 
-// start runs the writer, then reads until the connection ends. It returns when both have.
+// run runs the writer, then reads until the connection ends. It returns when both have.
 func (c *Conn) run() {
+	defer close(c.over)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -199,19 +211,8 @@ func (c *Conn) write() {
 		case <-c.closed:
 			return
 		}
-		c.mu.Lock()
-		b := c.buf
-		c.buf = spare[:0]
-		if c.room != nil {
-			close(c.room)
-			c.room = nil
-		}
-		c.mu.Unlock()
-		if len(b) == 0 {
-			continue
-		}
-		_ = c.nc.SetWriteDeadline(time.Now().Add(writeTime))
-		if _, err := c.nc.Write(b); err != nil {
+		b := c.take(spare)
+		if err := c.writeAll(b); err != nil {
 			c.close(fmt.Errorf("tcp: writing: %w", err))
 			return
 		}
@@ -219,6 +220,31 @@ func (c *Conn) write() {
 			spare = nil
 		}
 	}
+}
+
+// take hands over what has gathered and leaves spare to gather in. A wake-up comes only with frames, so spare is never in use twice.
+func (c *Conn) take(spare []byte) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b := c.buf
+	c.buf = spare[:0]
+	if c.room != nil {
+		close(c.room)
+		c.room = nil
+	}
+	return b
+}
+
+func (c *Conn) writeAll(b []byte) error {
+	for len(b) > 0 {
+		piece := b[:min(len(b), writePiece)]
+		_ = c.nc.SetWriteDeadline(time.Now().Add(c.times.write))
+		if _, err := c.nc.Write(piece); err != nil {
+			return err
+		}
+		b = b[len(piece):]
+	}
+	return nil
 }
 
 func (c *Conn) read() error {
@@ -245,18 +271,25 @@ func (c *Conn) read() error {
 	}
 }
 
-// awaitFrame waits as long as it takes for a frame to begin, and then gives the rest of it frameTime to arrive. Every frame that is not
-// wholly in the buffer gets a time of its own: on a busy connection the buffer may never run empty.
+// awaitFrame waits for a frame to begin, as long as the idle time allows, and then gives the rest of it its time to arrive. Every frame
+// that is not wholly in the buffer gets a time of its own: on a busy connection the buffer may never run empty.
 func (c *Conn) awaitFrame() error {
 	if c.br.Buffered() < transport.HeaderSize {
-		_ = c.nc.SetReadDeadline(time.Time{})
+		var until time.Time
+		if c.times.idle > 0 {
+			until = time.Now().Add(c.times.idle)
+		}
+		_ = c.nc.SetReadDeadline(until)
 		if _, err := c.br.Peek(1); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return fmt.Errorf("%w of %v", ErrIdle, c.times.idle)
+			}
 			return err
 		}
 	} else if b, err := c.br.Peek(transport.HeaderSize); err == nil && c.br.Buffered() >= transport.FrameSize(b) {
 		return nil
 	}
-	return c.nc.SetReadDeadline(time.Now().Add(frameTime))
+	return c.nc.SetReadDeadline(time.Now().Add(c.times.frame))
 }
 
 // Roundtrip asks a question and waits for its answer.
@@ -342,7 +375,7 @@ func (c *Conn) Respond(id uint64, resp transport.Response) bool {
 	return c.TrySend(transport.Header{Kind: transport.KindResponse, ID: id}, func(b []byte) []byte { return transport.AppendResponse(b, &resp) })
 }
 
-// Refuse tells the peer that a frame was not understood.
+// Refuse tells the peer that a frame was not understood. A KindError must never be refused: two sides would do it for ever.
 func (c *Conn) Refuse(id uint64, why string) {
 	e := transport.ErrorBody{Message: transport.Clip(why)}
 	c.TrySend(transport.Header{Kind: transport.KindError, ID: id}, func(b []byte) []byte { return transport.AppendError(b, &e) })
@@ -350,5 +383,5 @@ func (c *Conn) Refuse(id uint64, why string) {
 
 // ended reports whether err is just how connections end.
 func ended(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, ErrClosed)
+	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, ErrClosed) || errors.Is(err, ErrIdle)
 }

@@ -25,18 +25,20 @@ func (e *RefusedError) Error() string {
 type DialOptions struct {
 	Handler Handler           // required
 	Epoch   func() ring.Epoch // for headers; may be nil
+	// ConnectTimeout is for the connection alone, before the handshake; 0: the 5 s of both together.
+	ConnectTimeout time.Duration
 }
 
 // Dial connects to addr, shakes hands and starts the connection. hello's versions are filled in.
 func Dial(ctx context.Context, addr string, hello transport.Hello, opts DialOptions) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
-	var d net.Dialer
+	d := net.Dialer{Timeout: opts.ConnectTimeout}
 	nc, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	tune(nc)
+	tune(nc, hello.Purpose)
 	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
 	c, err := greet(nc, addr, hello, opts)
 	if !stop() && err == nil {

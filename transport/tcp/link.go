@@ -25,6 +25,9 @@ const (
 	redialMax = time.Second
 )
 
+// connectTime is short, because the kernel waits ever longer between its own tries: a peer that is reachable again should not have to wait for that.
+const connectTime = 2 * time.Second
+
 // Link keeps one connection to a peer up, for ever. What cannot be sent at once is dropped: Raft repeats itself, and what is queued for a peer
 // that does not answer is stale when it does.
 type Link struct {
@@ -35,8 +38,11 @@ type Link struct {
 	wg   sync.WaitGroup
 }
 
-// NewLink starts a link; Close ends it.
+// NewLink starts a link; Close ends it. The functions of cfg must not call Close.
 func NewLink(cfg LinkConfig) *Link {
+	if cfg.Dial.ConnectTimeout == 0 {
+		cfg.Dial.ConnectTimeout = connectTime
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Link{cfg: cfg, kick: make(chan struct{}, 1), stop: cancel}
 	l.wg.Go(func() { l.run(ctx) })
@@ -60,7 +66,7 @@ func (l *Link) Kick() {
 	}
 }
 
-// Close ends the link and its connection.
+// Close ends the link and its connection, and waits until its handler has heard of that; so the handler must not call it.
 func (l *Link) Close() {
 	l.stop()
 	l.wg.Wait()
@@ -82,7 +88,7 @@ func (l *Link) run(ctx context.Context) {
 			l.pause(ctx, redialMax)
 			continue
 		}
-		wait = redialMin
+		began := time.Now()
 		l.conn.Store(c)
 		l.tell(true)
 		select {
@@ -91,7 +97,13 @@ func (l *Link) run(ctx context.Context) {
 			c.Close()
 		}
 		l.conn.Store(nil)
+		<-c.over // so a handler hears the end of one connection before the beginning of the next
 		l.tell(false)
+		// A peer that accepts and then hangs up at once is as bad as one that refuses: it must not be dialed without a pause.
+		if wait = min(wait*2, redialMax); time.Since(began) >= redialMax {
+			wait = redialMin
+		}
+		l.pause(ctx, wait/2+rand.N(wait/2))
 	}
 }
 
