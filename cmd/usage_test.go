@@ -160,9 +160,9 @@ func TestFreeAddrs(t *testing.T) {
 func TestBuiltByGoRun(t *testing.T) {
 	hash := strings.Repeat("0123456789abcdef", 4)
 	for exe, want := range map[string]bool{
-		"/tmp/go-build123/b001/exe/ringfence":         true,
+		"/scratch/go-build123/b001/exe/ringfence":     true,
 		"/home/u/.cache/go-build/16/" + hash + "-d/x": true,
-		"/tmp/go-build123/b001/cmd.test":              false,
+		"/scratch/go-build123/b001/cmd.test":          false,
 		"/usr/local/bin/ringfence":                    false,
 		"/home/u/exe/ringfence":                       false,
 	} {
