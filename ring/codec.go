@@ -9,9 +9,12 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// A ring's bytes: format byte, cluster, uvarints of epoch, replicas, next replica ID; members (count, then ID, two strings); the system
-// shard and the shards (count, then per assignment a count and node index, replica ID); crc32c of all before it.
-const codecFormat = 1
+// A ring's bytes: format byte, cluster, uvarints of epoch, replicas, next replica ID; members (count, then ID, boot, state, two strings); the system
+// shard and the shards (count, then per assignment a count and node index, replica ID, role); crc32c of all before it.
+const codecFormat = 2
+
+// maxCopies bounds an assignment while it changes: every replica wanted, and every one on its way out.
+const maxCopies = 2 * MaxReplicas
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -26,6 +29,8 @@ func (r *Ring) Encode() []byte {
 	for i, m := range r.members {
 		index[m.ID] = uint64(i)
 		b = binary.LittleEndian.AppendUint64(b, uint64(m.ID))
+		b = binary.LittleEndian.AppendUint64(b, uint64(m.Boot))
+		b = append(b, byte(m.State))
 		for _, s := range [...]string{m.Addr, m.GossipAddr} {
 			b = binary.AppendUvarint(b, uint64(len(s)))
 			b = append(b, s...)
@@ -44,6 +49,7 @@ func appendAssignment(b []byte, a Assignment, index map[NodeID]uint64) []byte {
 	for _, r := range a.Replicas {
 		b = binary.AppendUvarint(b, index[r.Node])
 		b = binary.AppendUvarint(b, uint64(r.ID))
+		b = append(b, byte(r.Role))
 	}
 	return b
 }
@@ -69,12 +75,12 @@ func Decode(b []byte) (*Ring, error) {
 	r.epoch = Epoch(d.uvarint())
 	r.replicas = int(d.count(MaxReplicas))
 	r.nextReplica = ReplicaID(d.uvarint())
-	for n := d.count(uint64(len(d.b)) / 10); n > 0; n-- {
-		m := Member{ID: NodeID(d.uint64()), Addr: d.string(), GossipAddr: d.string()}
+	for n := d.count(uint64(len(d.b)) / 19); n > 0; n-- {
+		m := Member{ID: NodeID(d.uint64()), Boot: BootID(d.uint64()), State: MemberState(d.byte()), Addr: d.string(), GossipAddr: d.string()}
 		r.members = append(r.members, m)
 	}
 	r.system = d.assignment(r.members)
-	for n := d.count(min(MaxShards, uint64(len(d.b))/3)); n > 0; n-- {
+	for n := d.count(min(MaxShards, uint64(len(d.b))/4)); n > 0; n-- {
 		r.shards = append(r.shards, d.assignment(r.members))
 	}
 	if d.err == nil && len(d.b) > 0 {
@@ -116,6 +122,13 @@ func (d *ringReader) uint64() uint64 {
 	return 0
 }
 
+func (d *ringReader) byte() byte {
+	if v := d.take(1); v != nil {
+		return v[0]
+	}
+	return 0
+}
+
 func (d *ringReader) uvarint() uint64 {
 	v, n := binary.Uvarint(d.b)
 	if n <= 0 {
@@ -139,14 +152,14 @@ func (d *ringReader) string() string { return string(d.take(int(d.count(maxAddr)
 
 func (d *ringReader) assignment(members []Member) Assignment {
 	var a Assignment
-	for n := d.count(MaxReplicas); n > 0; n-- {
+	for n := d.count(maxCopies); n > 0; n-- {
 		i := d.uvarint()
 		id := ReplicaID(d.uvarint())
 		if i >= uint64(len(members)) {
 			d.fail("a replica on a node that is not listed")
 			return a
 		}
-		a.Replicas = append(a.Replicas, Replica{Node: members[i].ID, ID: id})
+		a.Replicas = append(a.Replicas, Replica{Node: members[i].ID, ID: id, Role: Role(d.byte())})
 	}
 	return a
 }

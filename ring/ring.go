@@ -9,21 +9,84 @@ import (
 // maxAddr bounds an address, in bytes.
 const maxAddr = 255
 
-// Member is a node that the ring knows. Addr is its --listen and GossipAddr its --gossip, as others reach them.
+// MemberState says what the cluster means to do with a member. Numbers only grow: they are on disks.
+type MemberState uint8
+
+const (
+	Up      MemberState = iota // it holds its share
+	Joining                    // admitted; its share is being filled
+	Leaving                    // asked to go: its replicas move elsewhere, then it is no member any more
+	Lost                       // given up, dead for too long or by command: as Leaving, and nothing is expected of it
+)
+
+func (s MemberState) String() string {
+	switch s {
+	case Up:
+		return "up"
+	case Joining:
+		return "joining"
+	case Leaving:
+		return "leaving"
+	case Lost:
+		return "lost"
+	}
+	return fmt.Sprintf("member state %d", uint8(s))
+}
+
+// Stays reports whether shards are placed on such a member.
+func (s MemberState) Stays() bool { return s == Up || s == Joining }
+
+// Member is a node that the ring knows. Addr is its --listen and GossipAddr its --gossip, as others reach them; Boot is the
+// start of its process that last told them, 0 if it has told nothing since the cluster formed.
 type Member struct {
 	ID         NodeID
 	Addr       string
 	GossipAddr string
+	Boot       BootID
+	State      MemberState
 }
 
-// Replica is one copy of a shard: which node holds it, and its ID in the shard's group.
+// Role says what the ring wants a replica to be in its group. Numbers only grow: they are on disks.
+type Role uint8
+
+const (
+	Voter    Role = iota
+	Learner       // being filled: it gets the log and has no vote
+	Outgoing      // the group is to do without it; it stays until the group's leader has said that it does
+)
+
+func (r Role) String() string {
+	switch r {
+	case Voter:
+		return "voter"
+	case Learner:
+		return "learner"
+	case Outgoing:
+		return "outgoing"
+	}
+	return fmt.Sprintf("role %d", uint8(r))
+}
+
+// Replica is one copy of a shard: which node holds it, its ID in the shard's group, and what it is to be there.
 type Replica struct {
 	Node NodeID
 	ID   ReplicaID
+	Role Role
 }
 
-// Assignment is where a group's replicas are; the first is preferred as owner.
+// Assignment is where a group's replicas are; the first is a voter, and preferred as owner.
 type Assignment struct{ Replicas []Replica }
+
+// Voters are the replicas with a vote, in the assignment's order.
+func (a Assignment) Voters() []Replica {
+	var out []Replica
+	for _, r := range a.Replicas {
+		if r.Role == Voter {
+			out = append(out, r)
+		}
+	}
+	return out
+}
 
 // On returns the replica that a node holds.
 func (a Assignment) On(n NodeID) (Replica, bool) {
@@ -158,6 +221,9 @@ func (r *Ring) check() error {
 		if m.Addr == "" || len(m.Addr) > maxAddr || len(m.GossipAddr) > maxAddr {
 			return fmt.Errorf("ring: member %s has no address, or one longer than %d bytes", m.ID, maxAddr)
 		}
+		if m.State > Lost {
+			return fmt.Errorf("ring: member %s is in state %d, which this version does not know", m.ID, uint8(m.State))
+		}
 	}
 	if err := r.checkAssignment("the system shard", r.system); err != nil {
 		return err
@@ -171,8 +237,8 @@ func (r *Ring) check() error {
 }
 
 func (r *Ring) checkAssignment(what string, a Assignment) error {
-	if len(a.Replicas) == 0 {
-		return fmt.Errorf("ring: %s has no replica", what)
+	if len(a.Replicas) == 0 || a.Replicas[0].Role != Voter {
+		return fmt.Errorf("ring: %s has no replica, or its first is no voter", what)
 	}
 	for i, rep := range a.Replicas {
 		if _, ok := r.Member(rep.Node); !ok {
@@ -180,6 +246,9 @@ func (r *Ring) checkAssignment(what string, a Assignment) error {
 		}
 		if rep.ID == 0 || rep.ID >= r.nextReplica {
 			return fmt.Errorf("ring: %s: replica ID %d was never handed out", what, rep.ID)
+		}
+		if rep.Role > Outgoing {
+			return fmt.Errorf("ring: %s: replica %d has role %d, which this version does not know", what, rep.ID, uint8(rep.Role))
 		}
 		for _, other := range a.Replicas[:i] {
 			if other.Node == rep.Node || other.ID == rep.ID {

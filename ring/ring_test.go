@@ -71,7 +71,7 @@ func TestCodecRoundTrip(t *testing.T) {
 	}
 	future := firstRing(t, 1, 4).Encode()
 	future[0] = 9
-	if _, err := Decode(future); err == nil || !strings.Contains(err.Error(), "format 9; this version reads format 1") {
+	if _, err := Decode(future); err == nil || !strings.Contains(err.Error(), "format 9; this version reads format 2") {
 		t.Fatal(err)
 	}
 }
