@@ -75,10 +75,13 @@ type Conn struct {
 	buf    []byte // frames that wait to be written
 	room   chan struct{}
 	err    error
+	told   bool        // GoAway was called
+	cutoff *time.Timer // of CloseAfterFlush
 	wake   chan struct{}
 	closed chan struct{}
 	over   chan struct{} // closed after Handler.Closed has returned
 
+	closing atomic.Bool // CloseAfterFlush was called: nothing more is taken, in either direction
 	lastID  atomic.Uint64
 	waiting sync.Mutex
 	pending map[uint64]chan roundtrip
@@ -120,10 +123,18 @@ func (c *Conn) RemoteAddr() net.Addr { return c.nc.RemoteAddr() }
 // Done is closed when the connection has ended.
 func (c *Conn) Done() <-chan struct{} { return c.closed }
 
-// Err is why the connection ended, nil while it works.
+// Err is why the connection ended, nil while it works. One that only flushes ([Conn.CloseAfterFlush]) has ended in this respect.
 func (c *Conn) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.ended()
+}
+
+// ended is why nothing more can be sent. Called with the lock.
+func (c *Conn) ended() error {
+	if c.err == nil && c.closing.Load() {
+		return ErrClosed
+	}
 	return c.err
 }
 
@@ -140,6 +151,9 @@ func (c *Conn) close(err error) {
 		c.err = err
 		close(c.closed)
 		_ = c.nc.Close()
+		if c.cutoff != nil {
+			c.cutoff.Stop()
+		}
 	}
 }
 
@@ -173,33 +187,42 @@ func (c *Conn) put(h transport.Header, encode func([]byte) []byte) (room <-chan 
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err != nil {
-		return nil, c.err
+	if err := c.ended(); err != nil {
+		return nil, err
 	}
-	start := len(c.buf)
-	if start >= sendBuffer {
+	if len(c.buf) >= sendBuffer {
 		if c.room == nil {
 			c.room = make(chan struct{})
 		}
 		return c.room, errFull
 	}
+	return nil, c.gather(h, encode)
+}
+
+// gather appends a frame to what waits to be written. Called with the lock.
+func (c *Conn) gather(h transport.Header, encode func([]byte) []byte) error {
+	start := len(c.buf)
 	b := transport.AppendHeader(c.buf, h)
 	if encode != nil {
 		b = encode(b)
 	}
 	if n := len(b) - start - transport.HeaderSize; n > transport.BodyLimit(c.purpose, h.Kind) {
 		c.buf = b[:start]
-		return nil, fmt.Errorf("tcp: a body of %d bytes; at most %d are allowed", n, transport.BodyLimit(c.purpose, h.Kind))
+		return fmt.Errorf("tcp: a body of %d bytes; at most %d are allowed", n, transport.BodyLimit(c.purpose, h.Kind))
 	}
 	transport.FinishFrame(b[start:])
 	c.buf = b
 	if start == 0 {
-		select {
-		case c.wake <- struct{}{}:
-		default:
-		}
+		c.wakeWriter()
 	}
-	return nil, nil
+	return nil
+}
+
+func (c *Conn) wakeWriter() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
 }
 
 // write sends what has gathered, again and again.
@@ -219,10 +242,14 @@ func (c *Conn) write() {
 		if spare = b; cap(spare) > keepBuffer {
 			spare = nil
 		}
+		if c.flushed() {
+			c.hangUp()
+			return
+		}
 	}
 }
 
-// take hands over what has gathered and leaves spare to gather in. A wake-up comes only with frames, so spare is never in use twice.
+// take hands over what has gathered and leaves spare to gather in: the two change places, so neither is in use twice.
 func (c *Conn) take(spare []byte) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -267,7 +294,9 @@ func (c *Conn) read() error {
 				continue
 			}
 		}
-		c.handler.Frame(c, h, body)
+		if !c.closing.Load() {
+			c.handler.Frame(c, h, body)
+		}
 	}
 }
 

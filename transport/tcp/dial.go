@@ -27,14 +27,22 @@ type DialOptions struct {
 	Epoch   func() ring.Epoch // for headers; may be nil
 	// ConnectTimeout is for the connection alone, before the handshake; 0: the 5 s of both together.
 	ConnectTimeout time.Duration
+	// Net makes the connection below the handshake; nil: TCP. ConnectTimeout does not bound it.
+	Net func(ctx context.Context, addr string) (net.Conn, error)
 }
 
 // Dial connects to addr, shakes hands and starts the connection. hello's versions are filled in.
 func Dial(ctx context.Context, addr string, hello transport.Hello, opts DialOptions) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
-	d := net.Dialer{Timeout: opts.ConnectTimeout}
-	nc, err := d.DialContext(ctx, "tcp", addr)
+	connect := opts.Net
+	if connect == nil {
+		connect = func(ctx context.Context, addr string) (net.Conn, error) {
+			d := net.Dialer{Timeout: opts.ConnectTimeout}
+			return d.DialContext(ctx, "tcp", addr)
+		}
+	}
+	nc, err := connect(ctx, addr)
 	if err != nil {
 		return nil, err
 	}

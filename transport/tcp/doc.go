@@ -4,6 +4,8 @@
 // takes all that has gathered with one system call. Every buffer is bounded: a sender waits for room ([Conn.Send]) or is
 // refused ([Conn.TrySend]). Three kinds of traffic use connections of their own (transport.Purpose), so none waits behind another.
 //
+// A server stops in two steps: [Server.GoAway] tells the callers to start nothing new, [Server.Quiesce] waits until they have closed.
+//
 // Whatever a peer sends, or fails to send, ends at worst its own connection: the handshake has 5 s, a frame that has begun 10 s, each
 // 256 KiB written 10 s; bytes that are not acknowledged end it after 10 s, on a connection for Raft after 3 s (Linux).
 package tcp

@@ -62,6 +62,10 @@ type Server struct {
 	stats Stats
 	warn  time.Time // when a warning about strangers was last logged
 	wg    sync.WaitGroup
+
+	calls   map[*Conn]struct{} // connections for calls, after their handshake
+	leaving bool               // GoAway was called
+	quiet   chan struct{}      // closed when calls becomes empty; nil if nobody waits for that
 }
 
 // NewServer makes a server; Serve runs it.
@@ -75,7 +79,7 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.MaxConnsPerIP == 0 {
 		cfg.MaxConnsPerIP = MaxConnsPerIP
 	}
-	return &Server{cfg: cfg, conns: make(map[net.Conn]struct{}), perIP: make(map[netip.Addr]int)}
+	return &Server{cfg: cfg, conns: make(map[net.Conn]struct{}), perIP: make(map[netip.Addr]int), calls: make(map[*Conn]struct{})}
 }
 
 // Stats may be called at any time.
@@ -214,7 +218,9 @@ func (s *Server) serve(nc net.Conn) {
 		s.cfg.Logger.Debug("a connection brought no handshake; it is closed", "from", nc.RemoteAddr().String(), "cause", err)
 		return
 	}
+	s.enter(c)
 	c.run()
+	s.left(c)
 	if err := c.Err(); !ended(err) {
 		s.cfg.Logger.Debug("a connection ended", "from", nc.RemoteAddr().String(), "cause", err)
 	}

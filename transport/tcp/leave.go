@@ -1,0 +1,134 @@
+package tcp
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/ringfence/ringfence/transport"
+)
+
+// flushTime is how long a server that must close connections waits for what they still have to say.
+const flushTime = 200 * time.Millisecond
+
+// GoAway tells the peer, once, to start nothing new here; what it has sent is still answered, and the peer is expected to close. It does not
+// wait: the frame goes behind what waits to be sent, even if there is no room for more.
+func (c *Conn) GoAway() {
+	h := transport.Header{Kind: transport.KindGoAway}
+	if c.epoch != nil {
+		h.Epoch = c.epoch()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.told || c.ended() != nil {
+		return
+	}
+	c.told = true
+	_ = c.gather(h, nil) // only a body could be refused
+}
+
+// CloseAfterFlush ends the connection without losing what waits to be sent: nothing more is taken from now on, in either direction; once
+// all is written the peer is told that no more will come, and when it has closed its side too, or after timeout, the connection ends.
+// It does not wait; Done tells. Closing at once could destroy what the peer has not read yet: the kernel answers what comes for a
+// closed socket with a reset.
+func (c *Conn) CloseAfterFlush(timeout time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended() != nil {
+		return
+	}
+	c.closing.Store(true)
+	c.cutoff = time.AfterFunc(timeout, c.Close)
+	c.wakeWriter()
+}
+
+// flushed reports whether all is written after which nothing may come.
+func (c *Conn) flushed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closing.Load() && len(c.buf) == 0
+}
+
+// hangUp ends the sending direction; a transport that cannot do that is closed.
+func (c *Conn) hangUp() {
+	half, ok := c.nc.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		c.Close()
+	}
+}
+
+// GoAway begins a graceful stop: every accepted connection for calls, and each that is accepted from now on, is told to start nothing
+// new. Connections for Raft and bulk data are not. It does not wait. The server goes on reading and answering; what it answers is its
+// handler's affair.
+func (s *Server) GoAway() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaving = true
+	for c := range s.calls {
+		c.GoAway()
+	}
+}
+
+// Quiesce is GoAway, and waits until no accepted connection for calls is open: a peer closes its own when everything that it sent is
+// answered. When ctx ends, those that are left are flushed and closed, which takes at most a moment; the error says how many.
+func (s *Server) Quiesce(ctx context.Context) error {
+	s.GoAway()
+	s.mu.Lock()
+	if len(s.calls) == 0 {
+		s.mu.Unlock()
+		return nil
+	}
+	if s.quiet == nil {
+		s.quiet = make(chan struct{})
+	}
+	quiet := s.quiet
+	s.mu.Unlock()
+	select {
+	case <-quiet:
+		return nil
+	case <-ctx.Done():
+	}
+	left := s.callConns()
+	for _, c := range left {
+		c.CloseAfterFlush(flushTime)
+	}
+	for _, c := range left {
+		<-c.Done()
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	return fmt.Errorf("tcp: %d connections were not closed by their peers: %w", len(left), context.Cause(ctx))
+}
+
+func (s *Server) callConns() (list []*Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.calls {
+		list = append(list, c)
+	}
+	return list
+}
+
+// enter notes an accepted connection for calls. One that comes while the server leaves is told so first of all.
+func (s *Server) enter(c *Conn) {
+	if c.purpose != transport.PurposeCalls {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls[c] = struct{}{}
+	if s.leaving {
+		c.GoAway()
+	}
+}
+
+func (s *Server) left(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.calls, c)
+	if len(s.calls) == 0 && s.quiet != nil {
+		close(s.quiet)
+		s.quiet = nil
+	}
+}
