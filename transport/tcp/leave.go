@@ -70,25 +70,23 @@ func (s *Server) GoAway() {
 }
 
 // Quiesce is GoAway, and waits until no accepted connection for calls is open: a peer closes its own when everything that it sent is
-// answered. When ctx ends, those that are left are flushed and closed, which takes at most a moment; the error says how many.
+// answered. When ctx ends, those that are left are flushed and closed, which takes at most a moment; the error says how many. After it
+// no connection for calls is accepted any more: whoever comes is refused in the handshake, before it could send a call.
 func (s *Server) Quiesce(ctx context.Context) error {
 	s.GoAway()
 	s.mu.Lock()
-	if len(s.calls) == 0 {
-		s.mu.Unlock()
-		return nil
-	}
 	if s.quiet == nil {
 		s.quiet = make(chan struct{})
 	}
 	quiet := s.quiet
+	s.checkQuiet()
 	s.mu.Unlock()
 	select {
 	case <-quiet:
 		return nil
 	case <-ctx.Done():
 	}
-	left := s.callConns()
+	left := s.close()
 	for _, c := range left {
 		c.CloseAfterFlush(flushTime)
 	}
@@ -101,34 +99,59 @@ func (s *Server) Quiesce(ctx context.Context) error {
 	return fmt.Errorf("tcp: %d connections were not closed by their peers: %w", len(left), context.Cause(ctx))
 }
 
-func (s *Server) callConns() (list []*Conn) {
+// close lets no more connections for calls in and returns those that are open.
+func (s *Server) close() (list []*Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.shut = true
 	for c := range s.calls {
 		list = append(list, c)
 	}
 	return list
 }
 
-// enter notes an accepted connection for calls. One that comes while the server leaves is told so first of all.
-func (s *Server) enter(c *Conn) {
-	if c.purpose != transport.PurposeCalls {
-		return
-	}
+// arrive lets a connection for calls in, before its handshake is answered: from then on the peer may send calls, and they must be
+// answered. enter or depart follows.
+func (s *Server) arrive() (ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.shut {
+		s.arriving++
+	}
+	return !s.shut
+}
+
+// enter notes a connection for calls that was let in. One that comes while the server leaves is told so first of all.
+func (s *Server) enter(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.arriving--
 	s.calls[c] = struct{}{}
 	if s.leaving {
 		c.GoAway()
 	}
 }
 
-func (s *Server) left(c *Conn) {
+// depart forgets a connection that was let in; nil is one whose handshake then failed.
+func (s *Server) depart(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if c == nil {
+		s.arriving--
+	}
 	delete(s.calls, c)
-	if len(s.calls) == 0 && s.quiet != nil {
+	s.checkQuiet()
+}
+
+// checkQuiet ends the waiting of Quiesce. Called with the lock.
+func (s *Server) checkQuiet() {
+	if s.quiet == nil || len(s.calls)+s.arriving > 0 {
+		return
+	}
+	s.shut = true
+	select {
+	case <-s.quiet:
+	default:
 		close(s.quiet)
-		s.quiet = nil
 	}
 }

@@ -25,6 +25,13 @@ func hear(t *testing.T, col *collector) transport.Header {
 	}
 }
 
+// callConns are the connections for calls that a server has accepted.
+func (s *Server) callConns() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.calls)
+}
+
 func newCollector() *collector { return &collector{got: make(chan frame, 100)} }
 
 func (c *Conn) sendTest(k transport.Kind, id uint64) {
@@ -37,7 +44,7 @@ func TestGoAwayIsForCallers(t *testing.T) {
 	a, b, raft, bulk := newCollector(), newCollector(), newCollector(), newCollector()
 	ca, cb := dial(t, addr, transport.PurposeCalls, a), dial(t, addr, transport.PurposeCalls, b)
 	cr, ck := dial(t, addr, transport.PurposeRaft, raft), dial(t, addr, transport.PurposeBulk, bulk)
-	eventually(t, "all are accepted", func() bool { return s.Stats().Accepted == 4 && len(s.callConns()) == 2 })
+	eventually(t, "all are accepted", func() bool { return s.Stats().Accepted == 4 && s.callConns() == 2 })
 	s.GoAway()
 	s.GoAway()
 	late := newCollector()
@@ -100,14 +107,14 @@ func TestQuiesceWaitsForThePeers(t *testing.T) {
 		col := newCollector()
 		cols, conns = append(cols, col), append(conns, dial(t, addr, transport.PurposeCalls, col))
 	}
-	eventually(t, "all are accepted", func() bool { return len(s.callConns()) == 3 })
+	eventually(t, "all are accepted", func() bool { return s.callConns() == 3 })
 	var wg sync.WaitGroup
 	for range 2 { // both are told
 		wg.Go(func() {
 			if err := s.Quiesce(t.Context()); err != nil {
 				t.Error(err)
 			}
-			if n := len(s.callConns()); n != 0 {
+			if n := s.callConns(); n != 0 {
 				t.Errorf("%d connections are open", n)
 			}
 		})
@@ -123,8 +130,71 @@ func TestQuiesceWaitsForThePeers(t *testing.T) {
 		conns[i].Close()
 	}
 	wg.Wait()
+	if err := s.Quiesce(t.Context()); err != nil {
+		t.Error("it is over:", err)
+	}
 	if err := cr.Err(); err != nil {
 		t.Error("the connection for Raft has ended:", err)
+	}
+	dial(t, addr, transport.PurposeRaft, newCollector())
+	_, err := Dial(t.Context(), addr, transport.Hello{Purpose: transport.PurposeCalls}, DialOptions{Handler: newCollector()})
+	var refused *RefusedError
+	if !errors.As(err, &refused) || !strings.Contains(refused.Text, "stopping") {
+		t.Error("after Quiesce callers are refused before they could send:", err)
+	}
+}
+
+// answered waits for a reply, whatever comes before it.
+func answered(col *collector) bool {
+	deadline := time.After(10 * time.Second)
+	for {
+		select {
+		case f := <-col.got:
+			if f.h.Kind == transport.KindReply {
+				return true
+			}
+		case <-deadline:
+			return false
+		}
+	}
+}
+
+// Callers come all the time while the server stops: each call on a connection whose handshake succeeded is answered.
+func TestQuiesceLosesNobody(t *testing.T) {
+	for range 20 {
+		addr, _, s := serveWith(t, ServerConfig{})
+		begun := make(chan struct{}, 64)
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				defer func() { begun <- struct{}{} }()
+				for n := 0; ; n++ {
+					col := newCollector()
+					c, err := Dial(t.Context(), addr, transport.Hello{Purpose: transport.PurposeCalls}, DialOptions{Handler: col})
+					if err != nil {
+						var refused *RefusedError
+						if !errors.As(err, &refused) {
+							t.Error(err)
+						}
+						return
+					}
+					c.sendTest(transport.KindCall, 1)
+					if !answered(col) {
+						t.Error("a call was not answered:", c.Err())
+						return
+					}
+					c.Close()
+					if n == 3 {
+						begun <- struct{}{}
+					}
+				}
+			})
+		}
+		<-begun
+		if err := s.Quiesce(t.Context()); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
 	}
 }
 
@@ -135,7 +205,7 @@ func TestQuiesceEnds(t *testing.T) {
 	stubborn, br := shake(t, addr, transport.PurposeCalls) // reads, and never closes
 	deaf, _ := shake(t, addr, transport.PurposeCalls)      // does not even read
 	defer deaf.Close()
-	eventually(t, "both are accepted", func() bool { return len(s.callConns()) == 2 })
+	eventually(t, "both are accepted", func() bool { return s.callConns() == 2 })
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	start := time.Now()
@@ -154,6 +224,10 @@ func TestQuiesceEnds(t *testing.T) {
 		t.Error("more came")
 	}
 	_ = stubborn.Close()
+	eventually(t, "they are gone", func() bool { return s.callConns() == 0 })
+	if err := s.Quiesce(t.Context()); err != nil {
+		t.Error("it is over:", err)
+	}
 	if err := cr.Err(); err != nil {
 		t.Error("the connection for Raft has ended:", err)
 	}

@@ -63,9 +63,11 @@ type Server struct {
 	warn  time.Time // when a warning about strangers was last logged
 	wg    sync.WaitGroup
 
-	calls   map[*Conn]struct{} // connections for calls, after their handshake
-	leaving bool               // GoAway was called
-	quiet   chan struct{}      // closed when calls becomes empty; nil if nobody waits for that
+	calls    map[*Conn]struct{} // connections for calls, after their handshake
+	arriving int                // connections for calls whose handshake is being answered
+	leaving  bool               // GoAway was called
+	shut     bool               // Quiesce is over: no more connections for calls
+	quiet    chan struct{}      // of Quiesce; closed when the last connection for calls has gone
 }
 
 // NewServer makes a server; Serve runs it.
@@ -218,9 +220,10 @@ func (s *Server) serve(nc net.Conn) {
 		s.cfg.Logger.Debug("a connection brought no handshake; it is closed", "from", nc.RemoteAddr().String(), "cause", err)
 		return
 	}
-	s.enter(c)
 	c.run()
-	s.left(c)
+	if c.purpose == transport.PurposeCalls {
+		s.depart(c)
+	}
 	if err := c.Err(); !ended(err) {
 		s.cfg.Logger.Debug("a connection ended", "from", nc.RemoteAddr().String(), "cause", err)
 	}
@@ -266,7 +269,14 @@ func (s *Server) handshake(nc net.Conn) (*Conn, error) {
 		return nil, err
 	}
 	reply := s.decide(hello)
+	calls := reply.Error == "" && hello.Purpose == transport.PurposeCalls
+	if calls && !s.arrive() {
+		reply.Error, calls = "this node is stopping: ask another", false
+	}
 	if _, err := nc.Write(helloReply(h.ID, reply)); err != nil {
+		if calls {
+			s.depart(nil)
+		}
 		return nil, err
 	}
 	if reply.Error != "" {
@@ -279,6 +289,9 @@ func (s *Server) handshake(nc net.Conn) (*Conn, error) {
 		c.times.idle = s.cfg.IdleTimeout
 	}
 	c.handler = s.cfg.Handler(c)
+	if calls {
+		s.enter(c)
+	}
 	return c, nil
 }
 
