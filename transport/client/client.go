@@ -14,6 +14,7 @@ import (
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/ring"
 	"github.com/ringfence/ringfence/transport"
+	"github.com/ringfence/ringfence/transport/tcp"
 )
 
 // Client calls objects of one cluster. Safe for concurrent use. Close it when it is not needed any more.
@@ -24,6 +25,7 @@ type Client struct {
 
 	table   atomic.Pointer[table] // nil until the first ring
 	cluster atomic.Pointer[ring.ClusterID]
+	rests   rests
 	calls   atomic.Int64 // underway
 	streams atomic.Uint64
 	closed  atomic.Bool
@@ -98,10 +100,7 @@ func (c *Client) Close() {
 		return
 	}
 	c.cancel()
-	c.mu.Lock()
-	links := slices.Collect(maps.Keys(c.live))
-	c.mu.Unlock()
-	for _, l := range links {
+	for _, l := range c.living() {
 		l.end(errClosed, time.Time{})
 	}
 	c.wg.Wait()
@@ -142,6 +141,10 @@ func (c *Client) forget(l *link) {
 	delete(c.live, l)
 }
 
+func (c *Client) dialOptions(h tcp.Handler) tcp.DialOptions {
+	return tcp.DialOptions{Handler: h, Epoch: c.epoch, Net: c.opts.net}
+}
+
 func (c *Client) hello(want ring.NodeID) transport.Hello {
 	h := transport.Hello{Purpose: transport.PurposeCalls, WantNode: want}
 	if id := c.cluster.Load(); id != nil {
@@ -175,14 +178,19 @@ func (c *Client) monitor() {
 		case <-tick.C:
 		}
 		t := c.table.Load()
-		c.mu.Lock()
-		for l := range c.live {
+		for _, l := range c.living() {
 			if l.look(c.ctx) && t != nil && !t.has(l.node) {
-				l.goAway()
+				l.retire(errLeft)
 			}
 		}
-		c.mu.Unlock()
 	}
+}
+
+// living is all links that have not ended.
+func (c *Client) living() []*link {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return slices.Collect(maps.Keys(c.live))
 }
 
 // nodeText names a node for messages.

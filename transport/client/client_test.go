@@ -24,6 +24,14 @@ func dial(t testing.TB, f *fakeCluster, o *Options) *Client {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
+	if f.net != nil {
+		var with Options
+		if o != nil {
+			with = *o
+		}
+		with.net = f.net.dial
+		o = &with
+	}
 	c, err := Dial(ctx, f.addrs(), o)
 	if err != nil {
 		t.Fatal(err)

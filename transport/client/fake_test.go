@@ -21,7 +21,7 @@ import (
 )
 
 // fakeCluster is nodes that speak the protocol over real sockets and share one idea of who owns what. Methods of its objects:
-// Echo returns its argument, Add appends it to the object's log, Park answers when released, Cut ends the connection,
+// Echo returns its argument, Add appends it to the object's log, Later does so too and answers after a while, Park answers when released, Cut ends the connection,
 // Fail and Busy are refused for good or for load, Ghost is refused as an unknown owner without a hint.
 type fakeCluster struct {
 	t      testing.TB
@@ -36,22 +36,27 @@ type fakeCluster struct {
 	calls  int          // seen by any node
 	asked  atomic.Int64 // for the ring
 	parked chan func()
+	net    *pipeNet // nil: sockets
 }
 
 type fakeNode struct {
 	c    *fakeCluster
 	id   ring.NodeID
 	addr string
+	srv  *tcp.Server
 	stop context.CancelFunc
 	done chan struct{}
 	mu   sync.Mutex
 	open map[*tcp.Conn]bool
 	deaf bool // reads and does not answer
+	seen int  // calls
 }
 
-func newFakeCluster(t testing.TB, n int) *fakeCluster {
+func newFakeCluster(t testing.TB, n int) *fakeCluster { return newFakeClusterOn(t, n, nil) }
+
+func newFakeClusterOn(t testing.TB, n int, net *pipeNet) *fakeCluster {
 	t.Helper()
-	f := &fakeCluster{t: t, id: ring.ClusterID{1}, nodes: map[ring.NodeID]*fakeNode{}, owners: map[ring.ShardID]ring.NodeID{},
+	f := &fakeCluster{t: t, net: net, id: ring.ClusterID{1}, nodes: map[ring.NodeID]*fakeNode{}, owners: map[ring.ShardID]ring.NodeID{},
 		tokens: map[ring.ShardID]uint64{}, logs: map[string][]int{}, parked: make(chan func(), 10_000)}
 	for i := range n {
 		f.start(ring.NodeID(i+1), "127.0.0.1:0")
@@ -76,8 +81,30 @@ func atEpoch(t testing.TB, r *ring.Ring, e byte) *ring.Ring {
 	return r
 }
 
+// withRoles is the same table with other roles for the three replicas of a shard, which only the sequencer gives. In a ring of few
+// replicas each takes three bytes, the last of which is its role; the shards are at the end, before the checksum.
+func withRoles(t testing.TB, r *ring.Ring, s ring.ShardID, roles ...ring.Role) *ring.Ring {
+	b := r.Encode()
+	b = b[:len(b)-4]
+	at := len(b) - (r.Shards()-int(s))*(1+3*3)
+	for i, role := range roles {
+		b[at+3*(i+1)] = byte(role)
+	}
+	r, err := ring.Decode(binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, role := range roles {
+		if got := r.Shard(s).Replicas[i].Role; got != role {
+			t.Fatalf("replica %d is a %s", i, got)
+		}
+	}
+	return r
+}
+
 // remake makes the ring of the first n nodes, of the next epoch.
 func (f *fakeCluster) remake(n int) {
+	f.t.Helper()
 	var ms []ring.Member
 	for i := range n {
 		node := f.nodes[ring.NodeID(i+1)]
@@ -97,12 +124,18 @@ func (f *fakeCluster) remake(n int) {
 
 func (f *fakeCluster) start(id ring.NodeID, addr string) *fakeNode {
 	f.t.Helper()
-	ln, err := net.Listen("tcp", addr)
+	var ln net.Listener
+	var err error
+	if f.net != nil {
+		ln, err = f.net.listen(addr)
+	} else {
+		ln, err = net.Listen("tcp", addr)
+	}
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	n := &fakeNode{c: f, id: id, addr: ln.Addr().String(), open: map[*tcp.Conn]bool{}, done: make(chan struct{})}
-	srv := tcp.NewServer(tcp.ServerConfig{Logger: discard, Epoch: func() ring.Epoch { return f.ring().Epoch() },
+	n.srv = tcp.NewServer(tcp.ServerConfig{Logger: discard, Epoch: func() ring.Epoch { return f.ring().Epoch() },
 		Handshake: func(h transport.Hello) transport.HelloReply {
 			r := transport.HelloReply{Cluster: f.id, Node: id, Boot: 1}
 			switch {
@@ -121,7 +154,7 @@ func (f *fakeCluster) start(id ring.NodeID, addr string) *fakeNode {
 		}})
 	ctx, cancel := context.WithCancel(context.Background())
 	n.stop = func() { cancel(); <-n.done }
-	go func() { defer close(n.done); _ = srv.Serve(ctx, ln) }()
+	go func() { defer close(n.done); _ = n.srv.Serve(ctx, ln) }()
 	f.t.Cleanup(n.stop)
 	f.nodes[id] = n
 	return n
@@ -154,6 +187,40 @@ func (f *fakeCluster) addrs() (list []string) {
 		list = append(list, f.nodes[ring.NodeID(i+1)].addr)
 	}
 	return list
+}
+
+// depart stops a node as the real one does: what it owned goes to the other nodes, then its callers are told and waited for.
+func (n *fakeNode) depart(ctx context.Context) error {
+	n.c.t.Helper()
+	for s := range n.c.ring().Shards() {
+		n.c.mu.Lock()
+		mine := n.c.owners[ring.ShardID(s)] == n.id
+		n.c.mu.Unlock()
+		if mine && len(n.c.nodes) > 1 {
+			n.c.move(ring.ShardID(s), n.id%ring.NodeID(len(n.c.nodes))+1)
+		}
+	}
+	return n.srv.Quiesce(ctx)
+}
+
+// served is how many calls have come to the node.
+func (n *fakeNode) served() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.seen
+}
+
+// count is how many calls have come to any node.
+func (f *fakeCluster) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.calls
+}
+
+func (f *fakeCluster) setSilent(silent bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.silent = silent
 }
 
 // move gives a shard to another owner under a new token; 0 is nobody.
@@ -214,6 +281,9 @@ func (s *fakeSession) Frame(c *tcp.Conn, h transport.Header, body []byte) {
 
 func (s *fakeSession) call(c *tcp.Conn, id uint64, call *transport.Call) {
 	f := s.node.c
+	s.node.mu.Lock()
+	s.node.seen++
+	s.node.mu.Unlock()
 	f.mu.Lock()
 	f.calls++
 	shard := f.table.ShardOf(call.Class, call.Key)
@@ -251,13 +321,17 @@ func (s *fakeSession) call(c *tcp.Conn, id uint64, call *transport.Call) {
 		}
 		s.run(call, r)
 	}
+	if call.Method == "Later" { // runs now, and is answered after a while
+		time.AfterFunc(2*time.Millisecond, func() { sendReply(c, id, r) })
+		return
+	}
 	sendReply(c, id, r)
 }
 
 // run executes what answers at once.
 func (s *fakeSession) run(call *transport.Call, r *transport.Reply) {
 	switch call.Method {
-	case "Add":
+	case "Add", "Later":
 		var n int
 		if call.Encoding == transport.EncodingJSON {
 			_ = json.Unmarshal(call.Arg, &n)

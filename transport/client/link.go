@@ -25,7 +25,13 @@ var (
 	errSilent = errors.New("the node sent no sign of life")
 	errClosed = errors.New("the client was closed")
 	errGoAway = errors.New("the node is stopping")
+	errSlow   = errors.New("still connecting")
+	errLeft   = errors.New("the node has left the cluster")
+	errMoved  = errors.New("the node has another address now")
 )
+
+// redialPause is the least time between two dials of a node, however many streams want it: many do when it is the only one to ask.
+const redialPause = 20 * time.Millisecond
 
 // link is one connection to a node, from before it is dialed until it ended; then another takes its place.
 type link struct {
@@ -35,13 +41,15 @@ type link struct {
 
 	mu      sync.Mutex
 	state   linkState
-	leaving bool      // the node said that it stops
-	retryAt time.Time // when dead: not dialed again before
+	leaving error     // why nothing new is sent here; nil if it is
+	slow    bool      // while dialing: it takes too long to wait for
+	retryAt time.Time // when dead or leaving: not dialed again before
 	err     error     // when dead: why
 	conn    *tcp.Conn
 	backlog []*call          // while dialing, or while the send buffer is full: in order
 	drains  bool             // a goroutine sends the backlog as there is room
 	pending map[uint64]*call // by frame ID
+	asks    int              // requests that use the connection
 	heard   uint64           // frames received
 	marked  uint64           // heard at the monitor's last look
 	probing bool
@@ -51,7 +59,7 @@ type link struct {
 }
 
 func newLink(c *Client, node ring.NodeID, addr string) *link {
-	l := &link{client: c, node: node, addr: addr, pending: make(map[uint64]*call)}
+	l := &link{client: c, node: node, addr: addr, slow: c.rests.hung(node), pending: make(map[uint64]*call)}
 	l.encode = func(b []byte) []byte { return transport.AppendCall(b, &l.wire) }
 	return l
 }
@@ -61,23 +69,58 @@ func (l *link) dial(ctx context.Context) {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, l.client.opts.DialTimeout)
 	defer cancel()
-	conn, err := tcp.Dial(ctx, l.addr, l.client.hello(l.node), tcp.DialOptions{Handler: l, Epoch: l.client.epoch})
+	hang := time.AfterFunc(hangTime, l.hangs)
+	conn, err := tcp.Dial(ctx, l.addr, l.client.hello(l.node), l.client.dialOptions(l))
+	hang.Stop()
 	if err != nil {
-		l.client.log.Debug("a node could not be reached", "node", l.node, "addr", l.addr, "error", err)
-		// A node whose address swallows everything costs each try a long time: leave it alone for as long.
-		l.end(err, time.Now().Add(min(time.Since(start), time.Second)))
+		l.unreachable(err, start)
 		return
 	}
 	l.mu.Lock()
-	if l.state == linkDead || l.leaving { // ended meanwhile
+	if l.state == linkDead || l.leaving != nil { // ended meanwhile
+		why := l.leaving
 		l.mu.Unlock()
 		conn.Close()
-		l.end(errGoAway, time.Time{})
+		l.end(why, time.Time{})
 		return
 	}
 	l.conn, l.state, l.drains = conn, linkOpen, true
+	l.client.rests.reached(l.node)
 	l.mu.Unlock()
 	l.drain(l.client.ctx)
+}
+
+func (l *link) unreachable(err error, start time.Time) {
+	l.client.log.Debug("a node could not be reached", "node", l.node, "addr", l.addr, "error", err)
+	now := time.Now()
+	l.client.rests.failed(l.node, now)
+	if refused := (*tcp.RefusedError)(nil); errors.As(err, &refused) {
+		l.client.fetchRing() // another node listens there now: somebody else knows where ours is
+	}
+	// A node whose address swallows everything costs each try a long time: leave it alone for as long.
+	l.end(err, now.Add(max(redialPause, min(now.Sub(start), time.Second))))
+}
+
+// hangs: the dial takes too long to wait for. It goes on, and what waits for it asks another node, if there is one.
+func (l *link) hangs() {
+	l.mu.Lock()
+	if l.state != linkDialing {
+		l.mu.Unlock()
+		return
+	}
+	l.slow = true
+	l.client.rests.hangs(l.node, time.Now(), l.client.opts.DialTimeout)
+	backlog := l.backlog
+	l.backlog = nil
+	l.mu.Unlock()
+	giveBack(backlog, errSlow)
+}
+
+// giveBack answers calls that have not left.
+func giveBack(calls []*call, why error) {
+	for _, c := range calls {
+		c.ref.answered(c, answer{kind: answerUnsent, text: why.Error()})
+	}
 }
 
 // drain sends the backlog, waiting for room in the send buffer.
@@ -112,8 +155,10 @@ func (l *link) send(c *call) (answer, bool) {
 	switch {
 	case l.state == linkDead:
 		return answer{kind: answerUnsent, text: l.err.Error()}, false
-	case l.leaving:
-		return answer{kind: answerUnsent, text: errGoAway.Error()}, false
+	case l.leaving != nil:
+		return answer{kind: answerUnsent, text: l.leaving.Error()}, false
+	case l.state == linkDialing && l.slow:
+		return answer{kind: answerUnsent, text: errSlow.Error()}, false
 	case len(l.pending)+len(l.backlog) >= l.client.opts.MaxInflight:
 		return answer{kind: answerFull, text: fmt.Sprintf("%d calls wait for their answers (Options.MaxInflight)", l.client.opts.MaxInflight)}, false
 	case l.state == linkDialing || l.drains:
@@ -169,14 +214,14 @@ func (l *link) withdraw(c *call) bool {
 func (l *link) usable() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.state != linkDead && !l.leaving
+	return l.state != linkDead && l.leaving == nil
 }
 
 // replaceable: another link should be dialed for the next call.
 func (l *link) replaceable(now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.leaving || l.state == linkDead && !now.Before(l.retryAt)
+	return (l.leaving != nil || l.state == linkDead) && !now.Before(l.retryAt)
 }
 
 // Frame implements tcp.Handler.
@@ -214,7 +259,7 @@ func (l *link) take(conn *tcp.Conn, id uint64) *call {
 	c := l.pending[id]
 	delete(l.pending, id)
 	l.heard++
-	last := l.leaving && l.idle()
+	last := l.leaving != nil && l.idle()
 	l.mu.Unlock()
 	if last {
 		conn.Close()
@@ -222,14 +267,51 @@ func (l *link) take(conn *tcp.Conn, id uint64) *call {
 	return c
 }
 
-// goAway: what is in flight is still answered, nothing new starts here.
+// goAway: the node stops.
 func (l *link) goAway() {
+	now := time.Now()
+	l.client.rests.left(l.node, now)
 	l.mu.Lock()
-	l.leaving = true
-	last := l.idle()
+	l.retryAt = now.Add(redialPause)
+	l.mu.Unlock()
+	l.retire(errGoAway)
+}
+
+// retire: what was sent is still answered, what was not goes elsewhere, and then the connection ends. It must not be called with a
+// lock held.
+func (l *link) retire(why error) {
+	l.mu.Lock()
+	l.leaving = why
+	backlog, conn, last := l.backlog, l.conn, false
+	if l.state != linkDead {
+		l.backlog = nil
+		last = l.idle()
+	}
+	l.mu.Unlock()
+	giveBack(backlog, why)
+	if last {
+		conn.Close()
+	}
+}
+
+// borrow is the connection for a request, nil if it takes nothing new; done gives it back.
+func (l *link) borrow() (conn *tcp.Conn, done func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state != linkOpen || l.leaving != nil {
+		return nil, nil
+	}
+	l.asks++
+	return l.conn, l.giveUpAsk
+}
+
+func (l *link) giveUpAsk() {
+	l.mu.Lock()
+	l.asks--
+	conn, last := l.conn, l.leaving != nil && l.idle()
 	l.mu.Unlock()
 	if last {
-		l.conn.Close()
+		conn.Close()
 	}
 }
 
@@ -243,7 +325,7 @@ func (l *link) end(err error, retryAt time.Time) {
 		l.mu.Unlock()
 		return
 	}
-	l.state, l.err, l.retryAt = linkDead, err, retryAt
+	l.state, l.err, l.retryAt = linkDead, err, later(l.retryAt, retryAt)
 	backlog, pending, conn := l.backlog, l.pending, l.conn
 	l.backlog, l.pending = nil, nil
 	l.mu.Unlock()
@@ -259,9 +341,7 @@ func (l *link) end(err error, retryAt time.Time) {
 	for _, id := range ids {
 		pending[id].ref.answered(pending[id], answer{kind: answerLost, text: err.Error()})
 	}
-	for _, c := range backlog {
-		c.ref.answered(c, answer{kind: answerUnsent, text: err.Error()})
-	}
+	giveBack(backlog, err)
 }
 
 // look is the monitor's: a link that has calls in flight and heard nothing since the last look is asked for a sign of life. It
@@ -279,7 +359,7 @@ func (l *link) look(ctx context.Context) (idle bool) {
 }
 
 // idle: the connection stands and nothing waits on it. Called with the lock.
-func (l *link) idle() bool { return l.state == linkOpen && len(l.pending)+len(l.backlog) == 0 }
+func (l *link) idle() bool { return l.state == linkOpen && len(l.pending)+len(l.backlog)+l.asks == 0 }
 
 func (l *link) probe(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, l.client.opts.KeepAlive)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/ringfence/ringfence/ring"
 )
@@ -53,6 +54,8 @@ type simCluster struct {
 	all     []*simConn
 	answers []simAnswer
 	streams []*simStream
+	rests   []rest
+	clock   int  // steps
 	calm    bool // no more faults
 }
 
@@ -71,7 +74,23 @@ func newSimCluster(t *testing.T, seed uint64) *simCluster {
 	return m
 }
 
-func (m *simCluster) view() *view { return &view{hint: m.hint, routes: m.routes} }
+func (m *simCluster) view() *view {
+	return &view{hint: m.hint, routes: m.routes, rests: m.rests, now: time.Unix(int64(m.clock), 0)}
+}
+
+// tire lets a node rest for some steps: it said go-away, or a dial of it failed.
+func (m *simCluster) tire() {
+	m.rests = append([]rest(nil), m.rests...)
+	until := time.Unix(int64(m.clock+m.r.IntN(60)), 0)
+	n := m.nodes[m.r.IntN(len(m.nodes))]
+	for i := range m.rests {
+		if m.rests[i].node == n {
+			m.rests[i].until = until
+			return
+		}
+	}
+	m.rests = append(m.rests, rest{node: n, until: until})
+}
 
 func (m *simCluster) fatalf(format string, args ...any) {
 	m.t.Helper()
@@ -215,6 +234,7 @@ func (m *simCluster) deliver() {
 }
 
 func (m *simCluster) step() {
+	m.clock++
 	i := m.r.IntN(len(m.streams))
 	s := m.streams[i]
 	switch k := m.r.IntN(100); {
@@ -252,6 +272,8 @@ func (m *simCluster) step() {
 				m.drop(c)
 			}
 		}
+	default:
+		m.tire()
 	}
 }
 

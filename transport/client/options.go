@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/ringfence/ringfence/ring"
@@ -35,6 +36,8 @@ type Options struct {
 	Local Local
 	// Chain, if set, tells which objects wait for the call that is entered with ctx, outermost first.
 	Chain func(ctx context.Context) []string
+
+	net func(ctx context.Context, addr string) (net.Conn, error) // instead of TCP, for tests
 }
 
 func (o *Options) withDefaults() (Options, error) {

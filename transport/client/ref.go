@@ -155,6 +155,9 @@ func (r *ref) view() view {
 	if h := t.hints[r.shard].Load(); h != nil {
 		v.hint = *h
 	}
+	if v.rests = r.client.rests.load(); v.rests != nil {
+		v.now = time.Now()
+	}
 	return v
 }
 

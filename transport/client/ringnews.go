@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -20,7 +21,11 @@ const (
 	minRound   = 50 * time.Millisecond
 	maxRound   = time.Second
 	fetchPause = 50 * time.Millisecond
+	failPause  = 200 * time.Millisecond // after a fetch that reached nobody
 )
+
+// maxAsked bounds how many nodes are asked for their rings at the same time.
+const maxAsked = 16
 
 // enoughSame: so many nodes that all have no newer ring are believed.
 const enoughSame = 3
@@ -73,47 +78,62 @@ func (c *Client) joinError(failures map[string]error) error {
 	return errors.New(b.String())
 }
 
-// tryAll asks the seeds in random order. A seed that does not answer at once does not hold up the next. It returns the first ring, or
-// nil when all have failed; failures has what came of each.
-func (c *Client) tryAll(ctx context.Context, failures map[string]error) *ring.Ring {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+// tryAll asks the seeds in random order. It returns the first ring, or nil when all have failed; failures has what came of each.
+func (c *Client) tryAll(ctx context.Context, failures map[string]error) (first *ring.Ring) {
+	seeds := slices.Clone(c.seeds)
+	shuffle(seeds)
+	c.askInTurn(ctx, seeds, func(seed string, r *ring.Ring, err error) (enough bool) {
+		if err == nil {
+			first = r
+			return true
+		}
+		if old := failures[seed]; old == nil || ctx.Err() == nil {
+			failures[seed] = err
+		}
+		return false
+	})
+	return first
+}
+
+// askInTurn asks addresses for their rings, in order, until took has enough. One that fails makes room for the next, one that does
+// not answer at once does not hold it up. took is called for one outcome at a time. When it returns, nobody is being asked any more.
+func (c *Client) askInTurn(ctx context.Context, addrs []string, took func(addr string, r *ring.Ring, err error) (enough bool)) {
 	type result struct {
-		seed string
+		addr string
 		ring *ring.Ring
 		err  error
 	}
-	results := make(chan result, len(c.seeds))
-	order := rand.Perm(len(c.seeds))
+	ctx, cancel := context.WithCancel(ctx)
+	results := make(chan result, maxAsked)
+	pause := time.NewTimer(0)
 	start, running := 0, 0
-	for start < len(order) || running > 0 {
-		var next <-chan time.Time
-		if start < len(order) {
-			if running < 1 {
-				next = time.After(0)
-			} else if running < 16 {
-				next = time.After(seedPause)
-			}
+	for start < len(addrs) || running > 0 {
+		next := pause.C
+		if start == len(addrs) || running == maxAsked {
+			next = nil
 		}
 		select {
 		case <-next:
-			seed := c.seeds[order[start]]
+			addr := addrs[start]
 			start, running = start+1, running+1
 			go func() {
-				r, err := c.ringFrom(ctx, seed)
-				results <- result{seed, r, err}
+				r, err := c.ringFrom(ctx, addr)
+				results <- result{addr, r, err}
 			}()
+			pause.Reset(seedPause)
 		case r := <-results:
 			running--
-			if r.err == nil {
-				return r.ring
-			}
-			if old := failures[r.seed]; old == nil || ctx.Err() == nil {
-				failures[r.seed] = r.err
+			if took(r.addr, r.ring, r.err) {
+				start = len(addrs)
+				cancel()
+				took = func(string, *ring.Ring, error) bool { return true }
+			} else {
+				pause.Reset(0)
 			}
 		}
 	}
-	return nil
+	cancel()
+	pause.Stop()
 }
 
 // ringFrom fetches the ring from one address.
@@ -151,13 +171,28 @@ func (c *Client) SetRing(r *ring.Ring) error {
 	c.cluster.Store(&cluster)
 	c.table.Store(t)
 	c.log.Info("new ring", "epoch", uint64(r.Epoch()), "members", len(r.Members()))
+	c.follow(old.get(), t.routes)
 	return nil
+}
+
+// follow goes with members that have other addresses than in the ring before: what was known about the old ones is forgotten, and
+// nothing new is sent there.
+func (c *Client) follow(old, now *routes) {
+	if old == nil {
+		return
+	}
+	c.rests.keep(func(n ring.NodeID) bool { return now.has(n) && now.addrs[n] == old.addrs[n] })
+	for _, l := range c.living() {
+		if now.has(l.node) && now.addrs[l.node] != l.addr {
+			l.retire(errMoved)
+		}
+	}
 }
 
 func routesOf(r *ring.Ring) *routes {
 	t := &routes{epoch: r.Epoch(), replicas: make([][]ring.NodeID, r.Shards()), addrs: make(map[ring.NodeID]string)}
 	for s := range t.replicas {
-		for _, rep := range r.Shard(ring.ShardID(s)).Replicas {
+		for _, rep := range r.Shard(ring.ShardID(s)).Voters() { // the others never own the shard
 			t.replicas[s] = append(t.replicas[s], rep.Node)
 		}
 	}
@@ -199,32 +234,42 @@ func (c *Client) fetchRing() {
 		defer c.fetching.Store(false)
 		ctx, cancel := context.WithTimeout(c.ctx, c.opts.Timeout)
 		defer cancel()
-		c.fetch(ctx)
-		select { // whoever asks in vain must not ask all the time
+		pause := fetchPause // whoever asks in vain must not ask all the time
+		if !c.fetch(ctx) {
+			pause = failPause
+		}
+		select {
 		case <-ctx.Done():
-		case <-time.After(fetchPause):
+		case <-time.After(pause):
 		}
 	})
 }
 
-// fetch asks members and seeds in random order until one has a ring as new as the newest that was seen, or newer than ours.
-func (c *Client) fetch(ctx context.Context) {
-	was := c.epoch()
+// fetch asks everybody who may know until one has a ring as new as the newest that was seen, or newer than ours. It reports whether
+// anybody answered.
+func (c *Client) fetch(ctx context.Context) (heard bool) {
+	addrs, awake := c.addrs()
+	was, same := c.epoch(), 0
+	enough := func() bool {
+		now, newest := c.epoch(), ring.Epoch(c.newest.Load())
+		return ctx.Err() != nil || now >= newest && (now > was || same > 0 && same >= min(enoughSame, awake))
+	}
 	if l := c.opts.Local; l != nil {
 		if resp, err := l.Request(ctx, transport.Request{Name: "ring"}); err == nil && resp.Error == "" {
-			c.adopt(ring.Decode(resp.Body))
+			heard = c.adopt(ring.Decode(resp.Body))
 		}
 	}
-	same := 0
-	for _, addr := range c.addrs() {
-		now, newest := c.epoch(), ring.Epoch(c.newest.Load())
-		if ctx.Err() != nil || now >= newest && (now > was || same == enoughSame) {
-			return
-		}
-		if c.adopt(c.ringFrom(ctx, addr)) {
+	if enough() {
+		return heard
+	}
+	c.askInTurn(ctx, addrs, func(_ string, r *ring.Ring, err error) bool {
+		if c.adopt(r, err) {
 			same++
+			heard = true
 		}
-	}
+		return enough()
+	})
+	return heard
 }
 
 // adopt takes a fetched ring and reports whether there was one.
@@ -238,23 +283,34 @@ func (c *Client) adopt(r *ring.Ring, err error) bool {
 	return err == nil
 }
 
-// addrs is everybody who may know the ring, in random order, members first.
-func (c *Client) addrs() []string {
-	var list []string
+// addrs is everybody who may know the ring: the members, then the seeds, by which a cluster is found whose nodes have all come back at
+// other addresses, then the members that rest; each in random order. The first awake of them are not known to rest.
+func (c *Client) addrs() (list []string, awake int) {
+	var resting []string
 	have := make(map[string]bool)
+	v := view{rests: c.rests.load(), now: time.Now()}
 	if t := c.table.Load(); t != nil {
-		for _, a := range t.routes.addrs {
+		for n, a := range t.routes.addrs {
 			have[a] = true
-			list = append(list, a)
+			if v.resting(n) {
+				resting = append(resting, a)
+			} else {
+				list = append(list, a)
+			}
 		}
-		rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+		shuffle(list)
+		shuffle(resting)
 	}
 	for _, i := range rand.Perm(len(c.seeds)) {
 		if a := c.seeds[i]; !have[a] {
 			list = append(list, a)
 		}
 	}
-	return list
+	return append(list, resting...), len(list)
+}
+
+func shuffle(list []string) {
+	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 }
 
 // Request asks a node one named question ("ring", "status", "where"; their bodies belong to the names) and returns the response's body.
@@ -263,7 +319,8 @@ func (c *Client) Request(ctx context.Context, to, name string, body []byte) ([]b
 	q := transport.Request{Name: name, Body: body}
 	if to == "" {
 		var all []error
-		for _, addr := range c.addrs() {
+		addrs, _ := c.addrs()
+		for _, addr := range addrs {
 			b, err := c.askBriefly(ctx, addr, q)
 			if err == nil || ctx.Err() != nil {
 				return b, err
@@ -296,14 +353,15 @@ func (c *Client) ask(ctx context.Context, addr string, node ring.NodeID, q trans
 		ctx, cancel = context.WithTimeout(ctx, c.opts.Timeout)
 		defer cancel()
 	}
-	conn := c.openTo(addr)
+	conn, done := c.openTo(addr)
 	if conn == nil {
 		var err error
 		if conn, err = c.dialAsker(ctx, addr, node); err != nil {
 			return nil, err
 		}
-		defer conn.Close()
+		done = conn.Close
 	}
+	defer done()
 	resp, err := conn.Roundtrip(ctx, q)
 	switch {
 	case err != nil && ctx.Err() != nil:
@@ -319,25 +377,22 @@ func (c *Client) ask(ctx context.Context, addr string, node ring.NodeID, q trans
 func (c *Client) dialAsker(ctx context.Context, addr string, node ring.NodeID) (*tcp.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.opts.DialTimeout)
 	defer cancel()
-	return tcp.Dial(ctx, addr, c.hello(node), tcp.DialOptions{Handler: asker{c}, Epoch: c.epoch})
+	return tcp.Dial(ctx, addr, c.hello(node), c.dialOptions(asker{c}))
 }
 
-// openTo is an open connection to the address, nil if there is none.
-func (c *Client) openTo(addr string) *tcp.Conn {
+// openTo is an open connection to the address, nil if there is none; done gives it back.
+func (c *Client) openTo(addr string) (conn *tcp.Conn, done func()) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	for l := range c.live {
 		if l.addr != addr {
 			continue
 		}
-		l.mu.Lock()
-		conn, open := l.conn, l.state == linkOpen && !l.leaving
-		l.mu.Unlock()
-		if open {
-			return conn
+		if conn, done = l.borrow(); conn != nil {
+			return conn, done
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // asker hears what comes on a connection for one request.

@@ -21,7 +21,7 @@ func (h hint) better(old hint) bool {
 	return h.token > old.token || (h.token == 0 && old.token == 0 && h.node != old.node)
 }
 
-// routes is the client's immutable copy of one ring: per shard the replicas with the preferred owner first, and the addresses.
+// routes is the client's immutable copy of one ring: per shard the voters with the preferred owner first, and the addresses.
 type routes struct {
 	epoch    ring.Epoch
 	replicas [][]ring.NodeID
@@ -37,38 +37,67 @@ func (r *routes) of(s ring.ShardID) []ring.NodeID {
 	return r.replicas[s]
 }
 
-// view is what a stream may know when it decides: its shard's row of the table.
+// view is what a stream may know when it decides: its shard's row of the table, and who rests now.
 type view struct {
 	hint   hint
 	routes *routes
 	shard  ring.ShardID
+	rests  []rest
+	now    time.Time // for rests; may be zero if there are none
 }
 
-// candidate is the node to ask at the given turn: the hinted owner, then the ring's preferred owner, then the other replicas,
-// each once, then from the start. It is 0 if nobody is known; n is the number of candidates.
-func (v *view) candidate(turn int) (node ring.NodeID, n int) {
-	replicas := v.routes.of(v.shard)
+// resting reports whether the node should not be asked while another can be.
+func (v *view) resting(n ring.NodeID) bool {
+	for i := range v.rests {
+		if v.rests[i].node == n {
+			return v.now.Before(v.rests[i].until)
+		}
+	}
+	return false
+}
+
+// everybody is who may be asked, each once: the hinted owner, then the ring's preferred owner, then the other voters.
+func (v *view) everybody(yield func(ring.NodeID) bool) {
 	hinted := v.routes.has(v.hint.node)
-	for _, r := range replicas {
-		if r != v.hint.node || !hinted {
+	if hinted && !yield(v.hint.node) {
+		return
+	}
+	for _, r := range v.routes.of(v.shard) {
+		if hinted && r == v.hint.node {
+			continue
+		}
+		if !yield(r) {
+			return
+		}
+	}
+}
+
+// known is how many everybody are.
+func (v *view) known() (n int) {
+	for range v.everybody {
+		n++
+	}
+	return n
+}
+
+// candidate is the node to ask at the given turn: everybody in order, then from the start, without those who rest unless all do. It
+// is 0 if nobody is known; n is the number of candidates.
+func (v *view) candidate(turn int) (node ring.NodeID, n int) {
+	for r := range v.everybody {
+		if !v.resting(r) {
 			n++
 		}
 	}
-	if hinted {
-		n++
+	all := n == 0
+	if all {
+		n = v.known()
 	}
 	if n == 0 {
 		return 0, 0
 	}
 	i := turn % n
-	if hinted {
-		if i == 0 {
-			return v.hint.node, n
-		}
-		i--
-	}
-	for _, r := range replicas {
-		if hinted && r == v.hint.node {
+	for r := range v.everybody {
+		if !all && v.resting(r) {
 			continue
 		}
 		if i == 0 {
@@ -139,14 +168,15 @@ type action struct {
 // Back-off between tries, before jitter, and how many hints are followed at once.
 const (
 	minBackoff = 5 * time.Millisecond
-	maxBackoff = 250 * time.Millisecond
+	maxBackoff = 100 * time.Millisecond
 	maxHops    = 5
 )
 
-// backoff is the delay before try n (from 0): doubling from 5 ms to 250 ms, of which a random half is taken off.
+// backoff is the delay before try n (from 0): doubling from 5 ms to 100 ms, of which up to a random half is taken off. It stays short
+// because an election is over in a few hundred milliseconds, and one stream asks once for all its calls.
 func backoff(n int, random uint64) time.Duration {
 	d := maxBackoff
-	if n < 6 {
+	if n < 5 {
 		d = minBackoff << n
 	}
 	half := uint64(d / 2)

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ringfence/ringfence/ring"
 )
@@ -82,6 +84,12 @@ func (p *player) play(words []string) string {
 		return ""
 	case "node": // node N: has an address but no replica of the shard
 		p.v.routes.addrs[p.node(args[0])] = "addr-" + args[0]
+		return ""
+	case "rest": // rest N: it said go-away, or could not be reached
+		p.v.rests = append(p.v.rests, rest{node: p.node(args[0]), until: time.Unix(1, 0)})
+		return ""
+	case "wake": // wake N
+		p.v.rests = slices.DeleteFunc(p.v.rests, func(e rest) bool { return e.node == p.node(args[0]) })
 		return ""
 	case "hint": // hint N token=T: learned by another stream
 		p.v.hint = p.hint(args[0], options["token"])

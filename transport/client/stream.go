@@ -48,6 +48,7 @@ type stream struct {
 	turn     int
 	hops     int
 	failures int
+	missed   int // tries in a row that reached nobody
 	random   uint64
 	out      []action
 }
@@ -101,6 +102,7 @@ func (s *stream) answered(c *call, a answer, v *view) {
 	if a.kind == answerOK && a.hint.node == 0 && a.hint.token != 0 {
 		a.hint.node = s.node
 	}
+	news := a.hint.token > v.hint.token
 	if a.hint.better(v.hint) {
 		v.hint = a.hint
 		s.out = append(s.out, action{kind: actLearn, hint: a.hint})
@@ -108,18 +110,18 @@ func (s *stream) answered(c *call, a answer, v *view) {
 	switch a.kind {
 	case answerOK, answerRan:
 		s.maxRan = max(s.maxRan, c.seq)
-		s.turn, s.hops, s.failures, s.redirect = 0, 0, 0, 0
+		s.turn, s.hops, s.failures, s.missed, s.redirect = 0, 0, 0, 0, 0
 		s.complete(c, verdictReply, a)
 	case answerFailed:
-		s.endGeneration(a, v)
+		s.endGeneration(a, news, v)
 		s.complete(c, verdictReply, a)
 	case answerFull:
 		s.complete(c, verdictFull, a)
 	case answerLost:
-		s.endGeneration(a, v)
+		s.endGeneration(a, news, v)
 		s.complete(c, verdictLost, a)
 	case answerRefused, answerUnsent:
-		s.endGeneration(a, v)
+		s.endGeneration(a, news, v)
 		s.requeue(c, a)
 	}
 	s.next(v)
@@ -160,8 +162,8 @@ func (s *stream) find(c *call) (int, bool) {
 }
 
 // endGeneration: something did not run, or nobody knows. The first such answer decides who is asked next: the later ones of
-// the generation only follow from it.
-func (s *stream) endGeneration(a answer, v *view) {
+// the generation only follow from it. news: the answer's hint is better than what was known.
+func (s *stream) endGeneration(a answer, news bool, v *view) {
 	if s.over {
 		return
 	}
@@ -171,7 +173,7 @@ func (s *stream) endGeneration(a answer, v *view) {
 		s.pause = a.overloaded
 		return
 	case answerRefused:
-		if target := s.follow(a, v); target != 0 {
+		if target := s.follow(a, news, v); target != 0 {
 			s.redirect, s.turn = target, 0
 			s.hops++
 			s.pause = s.hops > maxHops
@@ -180,6 +182,9 @@ func (s *stream) endGeneration(a answer, v *view) {
 		if a.hint.node == s.node { // it is taking over: stay
 			return
 		}
+	default:
+		s.nobodyReached(v)
+		return
 	}
 	s.turn++
 	if _, n := v.candidate(0); n == 0 || s.turn%n == 0 {
@@ -187,13 +192,27 @@ func (s *stream) endGeneration(a answer, v *view) {
 	}
 }
 
-// follow is the node to ask at once after a refusal, 0 if there is none: the answer's hint unless a better one is known, or
-// what others of this client have learned since the node was chosen.
-func (s *stream) follow(a answer, v *view) ring.NodeID {
-	if a.hint.node != 0 && a.hint.node != s.node && (a.hint.token >= v.hint.token || v.hint.node == s.node) {
-		return a.hint.node
+// nobodyReached: the next is asked at once, until as many tries have failed as there are nodes to ask.
+func (s *stream) nobodyReached(v *view) {
+	s.missed++
+	if !v.resting(s.node) { // who rests is left out, so whoever came after it comes first now
+		s.turn++
 	}
-	if v.hint.token > s.chosen && v.hint.node != s.node {
+	s.pause = s.missed >= v.known()
+	if _, n := v.candidate(0); s.pause || s.turn > 0 && s.turn%n == 0 {
+		s.out = append(s.out, action{kind: actFetch}) // everybody was asked: perhaps the ring is old
+	}
+}
+
+// follow is the node to ask at once after a refusal, 0 if there is none: the answer's hint unless a better one is known, or
+// what others of this client have learned since the node was chosen. A node that rests is not asked because of old news: others
+// may go on naming an owner that is dead, or gone, until they notice.
+func (s *stream) follow(a answer, news bool, v *view) ring.NodeID {
+	h := a.hint
+	if h.node != 0 && h.node != s.node && (h.token >= v.hint.token || v.hint.node == s.node) && (news || !v.resting(h.node)) {
+		return h.node
+	}
+	if v.hint.token > s.chosen && v.hint.node != s.node && !v.resting(v.hint.node) {
 		return v.hint.node
 	}
 	return 0
@@ -265,7 +284,7 @@ func (s *stream) choose(v *view) bool {
 }
 
 func (s *stream) wait() {
-	s.waiting, s.pause, s.hops = true, false, 0
+	s.waiting, s.pause, s.hops, s.missed = true, false, 0, 0
 	d := backoff(s.failures, splitmix64(&s.random))
 	s.failures++
 	s.out = append(s.out, action{kind: actRetry, delay: d})
