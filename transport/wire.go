@@ -15,7 +15,7 @@ const (
 	KindResponse   Kind = 7  // body Response
 	KindChunk      Kind = 8  // bulk data, opaque here; answered by KindResponse
 	KindError      Kind = 9  // body ErrorBody: the frame with this ID was not understood; the text names the remedy
-	KindGoAway     Kind = 10 // the peer is stopping: start nothing new on this connection
+	KindGoAway     Kind = 10 // the peer is stopping: start nothing new on this connection, and close it when all is answered. No body, no answer
 )
 
 // Purpose separates connections so that one kind of traffic never waits behind another.

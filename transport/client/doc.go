@@ -4,6 +4,10 @@
 // are pipelined and run in the order in which Call or Start was entered, or fail; they are never reordered. The client
 // sends again by itself only what did not run.
 //
+// A node that stops says so (transport.KindGoAway): what is in flight is answered there, everything else goes to the next owner in
+// order, and no call fails. Nodes that stop or cannot be reached are left out for a while (rests.go), so that few calls pay for what
+// one has found out.
+//
 // The decisions (who is asked, what is sent again, when) are a state machine without goroutines, locks or clocks: the table
 // of hints in router.go and the stream of one Ref in stream.go. The rest of the package is the thin loop around it.
 package client

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -48,8 +50,9 @@ type fakeNode struct {
 	done chan struct{}
 	mu   sync.Mutex
 	open map[*tcp.Conn]bool
-	deaf bool // reads and does not answer
-	seen int  // calls
+	deaf bool          // reads and does not answer
+	seen int           // calls
+	gate chan struct{} // if set, nothing is read until it is closed
 }
 
 func newFakeCluster(t testing.TB, n int) *fakeCluster { return newFakeClusterOn(t, n, nil) }
@@ -203,6 +206,43 @@ func (n *fakeNode) depart(ctx context.Context) error {
 	return n.srv.Quiesce(ctx)
 }
 
+// block keeps the node from reading until open is called.
+func (n *fakeNode) block() (open func()) {
+	gate := make(chan struct{})
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.gate = gate
+	return func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.gate = nil
+		close(gate)
+	}
+}
+
+// busiest is the node that the ring prefers for the most shards, and a key for each of these.
+func (f *fakeCluster) busiest() (n *fakeNode, keys []string) {
+	keyOf := map[ring.NodeID]map[ring.ShardID]string{}
+	for i := range 1000 {
+		key := fmt.Sprint("key", i)
+		s := f.shard("T", key)
+		owner := f.ring().Owner(s)
+		if keyOf[owner] == nil {
+			keyOf[owner] = map[ring.ShardID]string{}
+		}
+		keyOf[owner][s] = key
+	}
+	for id, m := range keyOf {
+		if len(m) > len(keys) {
+			n, keys = f.nodes[id], slices.Sorted(maps.Values(m))
+		}
+	}
+	if len(keys) < 3 {
+		f.t.Fatalf("no node is preferred for three shards: %v", keyOf)
+	}
+	return n, keys
+}
+
 // served is how many calls have come to the node.
 func (n *fakeNode) served() int {
 	n.mu.Lock()
@@ -249,8 +289,11 @@ func (s *fakeSession) Closed(*tcp.Conn, error) {}
 
 func (s *fakeSession) Frame(c *tcp.Conn, h transport.Header, body []byte) {
 	s.node.mu.Lock()
-	deaf := s.node.deaf
+	deaf, gate := s.node.deaf, s.node.gate
 	s.node.mu.Unlock()
+	if gate != nil {
+		<-gate
+	}
 	if deaf {
 		return
 	}

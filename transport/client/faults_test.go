@@ -292,7 +292,7 @@ func TestSeeds(t *testing.T) {
 	f := newFakeCluster(t, 1)
 	bad := []string{mute, garbage, closed, nobody}
 
-	ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	_, err = Dial(ctx, append(bad, f.addrs()...), &Options{Cluster: ring.ClusterID{9}, DialTimeout: 100 * time.Millisecond})
 	if err == nil {

@@ -23,7 +23,8 @@ type Options struct {
 	MaxPerRef int
 	// ConnsPerNode is the number of connections to each node over which the Refs are spread. Default 1.
 	ConnsPerNode int
-	// DialTimeout bounds one attempt to reach one node. Default 2 s.
+	// DialTimeout bounds one attempt to reach one node. Default 2 s. Calls wait for it only if there is nobody else to ask; otherwise they
+	// go on to the next node after 250 ms.
 	DialTimeout time.Duration
 	// KeepAlive: a connection that has calls in flight and was silent for this long is asked for a sign of life, and given up
 	// after the same time again without one. Default 5 s.

@@ -90,33 +90,30 @@ func TestLostConnectionMovesOnAtOnce(t *testing.T) {
 // A host that does not answer at all holds up the calls that find out, once; the next ones know. When it is back it is asked again.
 func TestHangingHostHoldsUpOnce(t *testing.T) {
 	bubble(t, 3, func(t *testing.T, f *fakeCluster, c *Client) {
-		s := f.shard("T", "k")
-		owner := f.ring().Owner(s)
-		heal := f.net.cut(f.nodes[owner].addr)
-		for s := range f.ring().Shards() {
-			if f.ring().Owner(ring.ShardID(s)) == owner {
-				f.move(ring.ShardID(s), owner%3+1)
-			}
+		dead, keys := f.busiest()
+		heal := f.net.cut(dead.addr)
+		for _, key := range keys {
+			f.move(f.shard("T", key), dead.id%3+1)
 		}
-		r := c.Object("T", "k")
+		r := c.Object("T", keys[0])
 		within(t, "giving the dead host up", 300*time.Millisecond, adds(t, r, 0, 10))
 		within(t, "the next calls", 0, adds(t, r, 10, 20))
-		for _, key := range []string{"a", "b", "c", "d", "e", "f", "g", "h"} {
-			within(t, "calls of others", 0, adds(t, c.Object("T", key), 0, 3))
+		within(t, "calls of another shard", 0, adds(t, c.Object("T", keys[1]), 0, 3))
+		time.Sleep(5 * time.Second) // the dial has failed, and the rest is over: the node is dialed again, and no call waits for that
+		dials := f.net.dialed(dead.addr)
+		for _, key := range keys[2:] {
+			within(t, "calls after a while", 0, adds(t, c.Object("T", key), 0, 3))
 		}
-		time.Sleep(5 * time.Second) // several dials have failed meanwhile, and no call waits for the next one
-		for _, key := range []string{"a", "b", "c", "d", "e", "f", "g", "h", "k"} {
-			within(t, "calls after a while", 0, adds(t, c.Object("T", key), 3, 4))
+		synctest.Wait()
+		if f.net.dialed(dead.addr) == dials {
+			t.Error("the dead host is not tried again")
 		}
-		f.move(s, owner)
-		p := adds(t, r, 20, 30)
+		f.move(f.shard("T", keys[0]), dead.id)
+		wait := adds(t, r, 20, 30)
 		synctest.Wait()
 		heal()
-		within(t, "finding the host that is back", 2*time.Second, p)
-		got := f.log("k")
-		if len(got) != 31 {
-			t.Fatal(got)
-		}
+		within(t, "finding the host that is back", 100*time.Millisecond, wait)
+		wantLog(t, f, keys[0], 30)
 	})
 }
 
@@ -214,9 +211,10 @@ func TestDeadOwnersNameIsNotUsedAgainAndAgain(t *testing.T) {
 // and the node is not dialed for a while, until there is news that it owns something.
 func TestGoAwayNodeIsLeftAlone(t *testing.T) {
 	bubble(t, 3, func(t *testing.T, f *fakeCluster, c *Client) {
-		s := f.shard("T", "k")
-		owner := f.nodes[f.ring().Owner(s)]
-		r := c.Object("T", "k")
+		owner, keys := f.busiest()
+		key := keys[0]
+		s := f.shard("T", key)
+		r := c.Object("T", key)
 		adds(t, r, 0, 5)()
 		p := r.Start(t.Context(), "Park", nil)
 		park := <-f.parked
@@ -229,7 +227,7 @@ func TestGoAwayNodeIsLeftAlone(t *testing.T) {
 		}()
 		synctest.Wait()
 		wait := adds(t, r, 5, 10) // behind the one that is parked
-		within(t, "another Ref", 0, adds(t, c.Object("T", "other"), 0, 5))
+		within(t, "another Ref", 0, adds(t, c.Object("T", keys[1]), 0, 5))
 		time.Sleep(500 * time.Millisecond)
 		select {
 		case <-gone:
@@ -242,7 +240,7 @@ func TestGoAwayNodeIsLeftAlone(t *testing.T) {
 			t.Error(err)
 		}
 		within(t, "going on elsewhere", 0, wait)
-		wantLog(t, f, "k", 10)
+		wantLog(t, f, key, 10)
 		if at := <-gone; at != released {
 			t.Errorf("the client closed its connection %v after the last answer", at.Sub(released))
 		}
@@ -250,8 +248,11 @@ func TestGoAwayNodeIsLeftAlone(t *testing.T) {
 		dials := f.net.dialed(owner.addr)
 		for i := range 4 {
 			within(t, "calls meanwhile", 0, adds(t, r, 10+i, 11+i))
-			within(t, "calls of others", 0, adds(t, c.Object("T", "other"), 5+i, 6+i))
+			within(t, "calls of others", 0, adds(t, c.Object("T", keys[1]), 5+i, 6+i))
 			time.Sleep(100 * time.Millisecond)
+		}
+		for _, key := range keys[2:] { // who owns these now was not known before
+			within(t, "calls of shards that are new", 0, adds(t, c.Object("T", key), 0, 5))
 		}
 		if n := f.net.dialed(owner.addr) - dials; n != 0 {
 			t.Errorf("a node that stops was dialed %d times", n)
@@ -259,7 +260,44 @@ func TestGoAwayNodeIsLeftAlone(t *testing.T) {
 		f.start(owner.id, owner.addr)
 		f.move(s, owner.id)
 		within(t, "following news to a node that is back", 0, adds(t, r, 14, 20))
-		wantLog(t, f, "k", 20)
+		wantLog(t, f, key, 20)
+	})
+}
+
+// What waits for room in the send buffer has not left: at a go-away it is not sent any more, and goes elsewhere in order.
+func TestBacklogDoesNotFollowGoAway(t *testing.T) {
+	bubble(t, 2, func(t *testing.T, f *fakeCluster, c *Client) {
+		owner, _ := f.busiest()
+		s := f.shard("T", "k")
+		f.move(s, owner.id)
+		r := c.Object("T", "k")
+		adds(t, r, 0, 1)()
+		open := owner.block()
+		before := owner.served()
+		big := make([]byte, 512<<10)
+		var ps []*actor.Pending
+		for range 20 {
+			ps = append(ps, r.Start(t.Context(), "Size", big))
+		}
+		wait := adds(t, r, 1, 10)
+		synctest.Wait()
+		gone := make(chan error, 1)
+		go func() { gone <- owner.depart(t.Context()) }()
+		synctest.Wait()
+		open()
+		for _, p := range ps {
+			if err := p.Wait(t.Context(), nil); err != nil {
+				t.Error(err)
+			}
+		}
+		wait()
+		if err := <-gone; err != nil {
+			t.Error(err)
+		}
+		if n := owner.served() - before; n == 0 || n > 12 { // 4 MiB and what the pipe held
+			t.Errorf("%d of 29 calls came to the node that stops", n)
+		}
+		wantLog(t, f, "k", 10)
 	})
 }
 
@@ -370,6 +408,41 @@ func TestOldAddressIsAnothersNow(t *testing.T) {
 		if n := impostor.served(); n != 0 {
 			t.Errorf("%d calls went to another node", n)
 		}
+	})
+}
+
+// A refused handshake alone is reason enough to ask for the ring.
+func TestRefusedHandshakeAsksForTheRing(t *testing.T) {
+	bubble(t, 2, func(t *testing.T, f *fakeCluster, c *Client) {
+		was, keys := f.busiest()
+		was.stop()
+		f.start(9, was.addr)
+		delete(f.nodes, 9)
+		f.move(f.shard("T", keys[0]), was.id%2+1)
+		asked := f.asked.Load()
+		within(t, "the other node", 0, adds(t, c.Object("T", keys[0]), 0, 5))
+		synctest.Wait()
+		if f.asked.Load() == asked {
+			t.Error("nobody was asked for the ring")
+		}
+	})
+}
+
+// Seeds that do not answer hold up the others by a moment each.
+func TestSilentSeedsHoldUpBriefly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeClusterOn(t, 1, newPipeNet())
+		seeds := []string{"10.9.0.1:1", "10.9.0.2:1", "10.9.0.3:1", "10.9.0.4:1"}
+		for _, s := range seeds {
+			f.net.cut(s)
+		}
+		within(t, "finding the seed that answers", 4*seedPause, func() {
+			c, err := Dial(t.Context(), append(seeds, f.addrs()...), &Options{net: f.net.dial})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+		})
 	})
 }
 

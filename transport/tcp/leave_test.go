@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
+	"net"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ringfence/ringfence/transport"
@@ -196,6 +199,51 @@ func TestQuiesceLosesNobody(t *testing.T) {
 		}
 		wg.Wait()
 	}
+}
+
+// A peer that is being let in when the others have gone may send calls as soon as it has read the answer: it is waited for, too.
+func TestQuiesceWaitsForTheHandshake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewServer(ServerConfig{Handshake: func(transport.Hello) transport.HelloReply { return transport.HelloReply{} },
+			Handler: func(*Conn) Handler { return &echo{} }, Logger: slog.New(slog.DiscardHandler)})
+		peer, nc := net.Pipe()
+		s.accept(nc)
+		hello := transport.Hello{MinVersion: 1, MaxVersion: 1, Purpose: transport.PurposeCalls}
+		if _, err := peer.Write(transport.AppendFrame(nil, transport.Header{Kind: transport.KindHello}, transport.AppendHello(nil, &hello))); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // the answer is on its way: nobody has read it
+		quiet := make(chan error, 1)
+		go func() { quiet <- s.Quiesce(t.Context()) }()
+		synctest.Wait()
+		if len(quiet) != 0 {
+			t.Fatal("a peer is being let in, and the server is quiet")
+		}
+		br := bufio.NewReader(peer)
+		for _, want := range []transport.Kind{transport.KindHelloReply, transport.KindGoAway} {
+			if h, _, err := transport.ReadFrame(br, func(transport.Kind) int { return transport.MaxHelloBody }, nil); err != nil || h.Kind != want {
+				t.Fatal(h, err)
+			}
+		}
+		_ = peer.Close()
+		if err := <-quiet; err != nil {
+			t.Error(err)
+		}
+		// One whose handshake fails is not waited for either.
+		s = NewServer(s.cfg)
+		peer, nc = net.Pipe()
+		s.accept(nc)
+		go func() {
+			_, _ = peer.Write(transport.AppendFrame(nil, transport.Header{Kind: transport.KindHello}, transport.AppendHello(nil, &hello)))
+		}()
+		synctest.Wait()
+		go func() { quiet <- s.Quiesce(t.Context()) }()
+		synctest.Wait()
+		_ = peer.Close()
+		if err := <-quiet; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // What does not close is closed, after it got what was still to be sent.
