@@ -35,7 +35,12 @@ type Node struct {
 	addr   string // --listen as others reach it
 	gossip *gossip.Gossip
 	peers  *peers
+	server *tcp.Server
 	forms  *former
+
+	parking  *parking
+	mover    *mover
+	stopping atomic.Bool // shards are handed over, nothing new is begun
 
 	ring    atomic.Pointer[ring.Ring] // newest known; nil until the first
 	driver  atomic.Pointer[replica.Driver]
@@ -56,6 +61,7 @@ func New(cfg Config, classes ...actor.Class) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, news: make(chan ring.Epoch, 1), ownRing: make(chan *ring.Ring), serving: make(chan struct{}), asking: make(chan struct{}, askMax), started: make(map[ring.GroupID]bool)}
+	n.parking, n.mover = &parking{n: n}, newMover(n)
 	var err error
 	if n.host, err = host.New(classes, host.Options{Logger: cfg.Logger, Skim: transport.Skim}); err != nil {
 		return nil, err
@@ -154,13 +160,17 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	defer n.gossip.Close()
 	var wg sync.WaitGroup
-	server := tcp.NewServer(tcp.ServerConfig{Handshake: n.handshake, Handler: n.handler, Epoch: n.epoch, Logger: n.log})
+	n.server = tcp.NewServer(tcp.ServerConfig{Handshake: n.handshake, Handler: n.handler, Epoch: n.epoch, Logger: n.log})
+	// The server outlives ctx: while shards are handed over callers must hear where to go.
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
 	wg.Go(func() {
-		if err := server.Serve(ctx, n.ln); err != nil {
+		if err := n.server.Serve(serving, n.ln); err != nil {
 			n.fail(err)
 		}
 	})
 	err := n.life(ctx)
+	stopServing()
 	n.stop(err)
 	wg.Wait()
 	n.mu.Lock()
@@ -200,20 +210,47 @@ func (n *Node) serve(ctx context.Context) error {
 			n.fail(err)
 		}
 	})
+	wg.Go(func() { n.mover.run(ctx) })
 	<-ctx.Done()
-	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
-	defer cancel()
-	err = n.host.Close(closing)
+	n.leaveQuietly(context.WithoutCancel(ctx))
 	stopDriver()
 	wg.Wait()
-	if err != nil {
-		n.log.Warn("some events were still running when the node stopped", "cause", err)
-	}
 	return nil
 }
 
-// drainTime is how long a stopping node lets running events end.
-const drainTime = 2 * time.Second
+// How long a stopping node takes at most for each part of its good-bye.
+const (
+	handOverTime = 5 * time.Second
+	quiesceTime  = time.Second
+)
+
+// leaveQuietly ends a node's work without a caller noticing: its shards go to others, then callers are sent away, then what still runs is
+// waited for. A node that fails does without.
+func (n *Node) leaveQuietly(ctx context.Context) {
+	n.mu.Lock()
+	failed := n.fatal != nil
+	n.mu.Unlock()
+	if !failed {
+		moves, cancel := context.WithTimeout(ctx, handOverTime)
+		if err := n.mover.everything(moves); err != nil {
+			n.log.Warn("not everything was handed over; its callers wait for an election", "cause", err)
+		}
+		cancel()
+	}
+	n.stopping.Store(true)
+	closing, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
+	if err := n.host.Close(closing); err != nil {
+		n.log.Warn("some events were still running when the node stopped", "cause", err)
+	}
+	if !failed {
+		quiet, cancel := context.WithTimeout(ctx, quiesceTime)
+		defer cancel()
+		if err := n.server.Quiesce(quiet); err != nil {
+			n.log.Debug("some callers stayed", "cause", err)
+		}
+	}
+}
 
 func (n *Node) startGossip() error {
 	id := n.engine.Identity()

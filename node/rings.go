@@ -168,7 +168,7 @@ func (n *Node) adopt(ctx context.Context, r *ring.Ring) error {
 		if _, here := r.Shard(id).On(n.id); !here {
 			continue
 		}
-		if err := n.startGroup(ctx, id.Group(), r.Shard(id), n.host); err != nil && !errors.Is(err, ctx.Err()) {
+		if err := n.startGroup(ctx, id.Group(), r.Shard(id), owner{n.host, n.parking}); err != nil && !errors.Is(err, ctx.Err()) {
 			return err
 		}
 	}

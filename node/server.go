@@ -148,7 +148,7 @@ func (s *session) call(id uint64, body []byte) {
 		s.reply(id, &transport.Reply{Outcome: uint8(actor.Ran), Encoding: transport.Encoding(res.Encoding), Result: res.Value,
 			Epoch: ring.Epoch(res.Epoch), Token: res.Token})
 	}
-	s.n.host.Deliver(shard, event)
+	s.n.parking.deliver(shard, parked{s: s, id: id, call: c, event: event})
 }
 
 func notOwner(o actor.ID, why string) *actor.Error {
@@ -173,7 +173,13 @@ func (s *session) isRefused(c *transport.Call) bool {
 func (s *session) failAt(id uint64, c *transport.Call, shard ring.ShardID, err *actor.Error) {
 	var hint ring.NodeID
 	if err.Outcome == actor.DidNotRun {
-		if node, token, epoch := s.n.whose(shard); node != s.n.id {
+		node, token, epoch := s.n.whose(shard)
+		if to := s.n.mover.target(shard); to != 0 && node == s.n.id {
+			// The next owner's token will be higher than this by more than one: the release lies between. So this is news to who
+			// knows of the present owner, and that one's own words are news to who has read this.
+			node, err.Token, err.Epoch = to, token+1, uint64(epoch)
+		}
+		if node != s.n.id {
 			hint = node
 			if err.Token == 0 {
 				err.Token, err.Epoch = token, uint64(epoch)

@@ -259,6 +259,18 @@ func (h *Host) Resume(s ring.ShardID) {
 	}
 }
 
+// CutShard ends a shard from this side: what runs can no longer write or answer, and its callers hear that it may have run.
+func (h *Host) CutShard(s ring.ShardID) {
+	if int(s) < len(h.shards) {
+		if sh := h.shards[s].Load(); sh != nil {
+			sh.cut()
+		}
+	}
+}
+
+// Owns reports whether a shard is open here.
+func (h *Host) Owns(s ring.ShardID) bool { return int(s) < len(h.shards) && h.shards[s].Load() != nil }
+
 // Drain is DrainShard for all shards at once.
 func (h *Host) Drain(ctx context.Context) error {
 	h.each((*shard).drain)

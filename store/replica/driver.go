@@ -54,6 +54,7 @@ type Driver struct {
 	out     []outgoing
 	epoch   ring.Epoch
 	ticks   int
+	stay    bool // see Stay
 
 	hints     sync.Map // GroupID → *atomic.Pointer[Hint]
 	wm        watermarkWriter
@@ -299,8 +300,8 @@ func (d *Driver) step(now time.Duration, gm *GroupMessage) {
 	if m == nil || m.halted || gm.Message.GetTo() != uint64(m.self) {
 		return // not here (yet, or any more): Raft repeats itself
 	}
-	if m.nodes[ring.ReplicaID(gm.Message.GetFrom())] != gm.from {
-		return // a replica speaks through a node that does not hold it
+	if m.nodes[ring.ReplicaID(gm.Message.GetFrom())] != gm.from || d.declines(gm.Message) {
+		return // a replica speaks through a node that does not hold it, or asks what this node will not do
 	}
 	m.guard(func() { m.g.Step(now, gm.Message) })
 	d.mark(m)

@@ -1,0 +1,102 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
+
+	"github.com/ringfence/ringfence/ring"
+)
+
+// fillSlack is how many entries behind the committed ones a replica may be and still count as filled: what is on its way to it.
+const fillSlack = 100
+
+// Filled are the other voters that could lead now, in ascending order: they have the log but for what is on its way, and answered within
+// an election timeout. Empty if this replica does not lead.
+func (g *Group) Filled() []ring.ReplicaID {
+	l := g.lead
+	if l == nil {
+		return nil
+	}
+	commit := g.rn.BasicStatus().HardState.GetCommit()
+	var out []ring.ReplicaID
+	g.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr tracker.Progress) {
+		at, heard := l.heard[ring.ReplicaID(id)]
+		if id != uint64(g.cfg.Holder.Replica) && typ == raft.ProgressTypePeer && pr.State == tracker.StateReplicate &&
+			pr.Match+fillSlack >= commit && heard && g.now-at < g.cfg.Timing.Election() {
+			out = append(out, ring.ReplicaID(id))
+		}
+	})
+	return out
+}
+
+// Stay makes the driver's replicas decline to take leadership over from others, because the node is about to stop. Safe from any
+// goroutine.
+func (d *Driver) Stay() { d.inbox.call(func() { d.stay = true }) }
+
+// declines reports whether a message is one that a stopping node does not follow.
+func (d *Driver) declines(m *raftpb.Message) bool {
+	return d.stay && m.GetType() == raftpb.MsgTimeoutNow
+}
+
+// Successors are the nodes that could take a group over from this one now, in ascending order of their replicas; empty if this node holds
+// no open token of it. Safe from any goroutine; the error is that of ctx.
+func (d *Driver) Successors(ctx context.Context, g ring.GroupID) ([]ring.NodeID, error) {
+	got := make(chan []ring.NodeID, 1)
+	d.inbox.call(func() {
+		var out []ring.NodeID
+		if m := d.groups[g]; m != nil && !m.halted && m.lease != nil {
+			m.guard(func() {
+				for _, r := range m.g.Filled() {
+					out = append(out, m.nodes[r])
+				}
+			})
+		}
+		got <- out
+	})
+	select {
+	case out := <-got:
+		return out, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// HandOver gives a group's token back and its leadership to a node that Successors named. What its owner has submitted takes effect
+// before. It returns once the release is proposed: that another node leads is seen by Hint. If the other does not take it, this node
+// acquires again after two election timeouts. Safe from any goroutine.
+func (d *Driver) HandOver(ctx context.Context, g ring.GroupID, to ring.NodeID) error {
+	errc := make(chan error, 1)
+	d.inbox.call(func() { errc <- d.handOver(g, to) })
+	select {
+	case err := <-errc:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// handOver runs on the driver's goroutine.
+func (d *Driver) handOver(g ring.GroupID, to ring.NodeID) error {
+	m := d.groups[g]
+	if m == nil || m.halted || m.lease == nil {
+		return fmt.Errorf("replica: %s is not this node's to hand over", g)
+	}
+	err := fmt.Errorf("replica: %s: node %s has no replica that could lead now", g, to)
+	m.guard(func() {
+		for _, r := range m.g.Filled() {
+			if m.nodes[r] != to {
+				continue
+			}
+			if err = nil; !m.g.HandOver(r) {
+				err = fmt.Errorf("replica: %s: the token has just ended", g)
+			}
+			return
+		}
+	})
+	d.mark(m)
+	return err
+}
