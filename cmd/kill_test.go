@@ -156,6 +156,8 @@ type history struct {
 	stop    chan struct{}
 	callers sync.WaitGroup
 	acked   atomic.Int64
+	failed  atomic.Int64 // whatever the outcome
+	lastErr atomic.Pointer[error]
 
 	mu  sync.Mutex
 	ops map[string][]increment // by object; calls that certainly did not run are left out
@@ -202,6 +204,10 @@ func (h *history) caller(t *testing.T) {
 		v, err := actor.Call[int64](ctx, h.cl.Object("Counter", key), "Increment", 1)
 		cancel()
 		op.ended, op.value = time.Since(h.began), v
+		if err != nil {
+			h.failed.Add(1)
+			h.lastErr.Store(&err)
+		}
 		if e := (*actor.Error)(nil); err != nil && errors.As(err, &e) {
 			switch e.Outcome {
 			case actor.DidNotRun:
