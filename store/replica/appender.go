@@ -97,6 +97,9 @@ func (j *appendJob) stage(batch *store.Batch) error {
 	if j.compactTo != 0 {
 		return j.m.log.Compact(batch, j.compactTo)
 	}
+	if j.flushed != nil {
+		return nil
+	}
 	if s := j.msg.GetSnapshot(); !raft.IsEmptySnap(s) {
 		fence, err := SnapshotFence(s)
 		if err == nil && j.install == nil {

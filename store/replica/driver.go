@@ -97,6 +97,7 @@ type member struct {
 	log     *LogStore
 	state   *StateStore
 	nodes   map[ring.ReplicaID]ring.NodeID
+	epoch   ring.Epoch // of the ring that nodes is from
 	notices []notice
 	owner   store.Owner
 	lease   *lease
@@ -141,26 +142,6 @@ func NewDriver(cfg DriverConfig) *Driver {
 
 // now is the driver's time: since its start, on the monotonic clock.
 func (d *Driver) now() time.Duration { return time.Since(d.start) }
-
-// GroupSpec names one group that has a replica here.
-type GroupSpec struct {
-	Group    ring.GroupID
-	Replicas []ring.Replica // all of them; the first is preferred
-	Owner    store.Owner
-}
-
-// Start runs a group from what the engine holds, or creates its replica as one of the founders if the engine holds nothing of it.
-// Safe from any goroutine; it returns when the group runs.
-func (d *Driver) Start(ctx context.Context, spec GroupSpec) error {
-	errc := make(chan error, 1)
-	d.inbox.call(func() { errc <- d.add(spec) })
-	select {
-	case err := <-errc:
-		return err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
 
 // SetEpoch tells all groups of a newer ring.
 func (d *Driver) SetEpoch(e ring.Epoch) {
@@ -289,6 +270,10 @@ func (d *Driver) mark(m *member) {
 func (d *Driver) appended(now time.Duration, j appendJob) {
 	if j.compactTo != 0 {
 		j.m.compacting = false
+		return
+	}
+	if j.flushed != nil {
+		j.flushed()
 		return
 	}
 	j.m.guard(func() { j.m.g.AppendDone(now, j.msg, j.m.send) })
@@ -608,65 +593,6 @@ func (m *member) replicasOn(n ring.NodeID) []ring.ReplicaID {
 		}
 	}
 	return out
-}
-
-// add runs on the driver's goroutine.
-func (d *Driver) add(spec GroupSpec) error {
-	if d.groups[spec.Group] != nil {
-		return fmt.Errorf("replica: %s runs already", spec.Group)
-	}
-	m := &member{d: d, id: spec.Group, owner: spec.Owner, nodes: make(map[ring.ReplicaID]ring.NodeID), hint: new(atomic.Pointer[Hint])}
-	var voters []ring.ReplicaID
-	for _, r := range spec.Replicas {
-		m.nodes[r.ID] = r.Node
-		voters = append(voters, r.ID)
-		if r.Node == d.cfg.Node {
-			m.self = r.ID
-		}
-	}
-	if m.self == 0 {
-		return fmt.Errorf("replica: %s has no replica on node %s", spec.Group, d.cfg.Node)
-	}
-	if err := m.open(voters, spec.Replicas[0].ID == m.self); err != nil {
-		return err
-	}
-	d.groups[m.id] = m
-	d.order = append(d.order, m)
-	for i := len(d.order) - 1; i > 0 && d.order[i-1].id > m.id; i-- {
-		d.order[i], d.order[i-1] = d.order[i-1], d.order[i]
-	}
-	m.hint.Store(&Hint{})
-	d.hints.Store(m.id, m.hint)
-	d.mark(m)
-	return nil
-}
-
-func (m *member) open(voters []ring.ReplicaID, preferred bool) error {
-	e := m.d.cfg.Engine
-	log, exists, err := OpenLog(e, m.id)
-	if err == nil && !exists {
-		log, err = CreateLog(e, m.id, m.self, voters)
-	}
-	if err != nil {
-		return err
-	}
-	if log.Replica() != m.self {
-		return fmt.Errorf("replica: %s: this directory holds replica %d, and the ring says %d", m.id, log.Replica(), m.self)
-	}
-	m.log, m.state = log, NewStateStore(e, m.id)
-	applied, fence, err := m.state.Load()
-	if err != nil {
-		return err
-	}
-	m.log.SetSnapshot(m.snapshot)
-	if m.log.Regressed() {
-		m.d.cfg.Logger.Error("a replica has lost what it had written: it neither votes nor campaigns; wipe the data directory to come back as a new node",
-			"group", m.id.String(), "replica", m.self, "cause", m.log.Regression())
-	}
-	m.g, err = NewGroup(GroupConfig{Group: m.id, Holder: store.Holder{Replica: m.self, Node: m.d.cfg.Node, Boot: m.d.cfg.Boot},
-		Storage: m.log, Applied: applied, Fence: fence, Epoch: m.d.epoch, Timing: m.d.cfg.Timing, Limits: m.d.cfg.Limits,
-		Abstain: m.log.Regressed(), Preferred: preferred, Logger: RaftLogger(m.d.cfg.Logger.With("group", m.id.String()))})
-	return err
 }
 
 // ErrStopped ends what waited for a driver that stopped.

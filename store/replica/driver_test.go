@@ -144,6 +144,27 @@ const testGroups = 5
 
 func startDriver(t *testing.T, w *wire, n *driverNode, logBytes int) {
 	t.Helper()
+	startEmpty(t, w, n, logBytes)
+	for g := range testGroups {
+		if err := n.d.Start(t.Context(), GroupSpec{Group: ring.ShardID(g).Group(), Replicas: firstReplicas(g), Founders: []ring.ReplicaID{1, 2, 3}, Owner: n.owner}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// firstReplicas are those of a group as all begin; each node is preferred for some groups.
+func firstReplicas(g int) []ring.Replica {
+	reps := make([]ring.Replica, 3)
+	for i := range reps {
+		id := (g+i)%3 + 1
+		reps[i] = ring.Replica{Node: ring.NodeID(id), ID: ring.ReplicaID(id)}
+	}
+	return reps
+}
+
+// startEmpty starts a node's driver without groups.
+func startEmpty(t *testing.T, w *wire, n *driverNode, logBytes int) {
+	t.Helper()
 	var err error
 	n.e, err = store.Open("data", store.Options{FS: n.fs, Logger: slog.New(slog.DiscardHandler),
 		Fatal: func(msg string) { panic(msg) }})
@@ -160,16 +181,6 @@ func startDriver(t *testing.T, w *wire, n *driverNode, logBytes int) {
 		defer close(n.done)
 		_ = n.d.Run(ctx)
 	}()
-	for g := range testGroups {
-		reps := make([]ring.Replica, 3)
-		for i := range reps { // each node is preferred for some groups
-			id := (g+i)%3 + 1
-			reps[i] = ring.Replica{Node: ring.NodeID(id), ID: ring.ReplicaID(id)}
-		}
-		if err := n.d.Start(ctx, GroupSpec{Group: ring.ShardID(g).Group(), Replicas: reps, Owner: n.owner}); err != nil {
-			t.Fatal(err)
-		}
-	}
 	w.mu.Lock()
 	w.nodes[n.id] = n.d
 	w.mu.Unlock()

@@ -136,6 +136,7 @@ type Group struct {
 	epoch   ring.Epoch
 	term    uint64
 	leader  ring.ReplicaID
+	target  Target
 	lead    *leading // nil unless this replica leads
 
 	out    Output  // given away by Ready
@@ -421,11 +422,27 @@ func (g *Group) decideAcquire(t *ApplyTask, e *raftpb.Entry, c *store.Command) {
 	}
 }
 
+// decideConf applies a change of the configuration unless a newer ring's came before: a leader that has not heard of that ring must
+// not undo it. The epoch goes into the fence, where every replica reaches the same verdict. An empty change is Raft's own end of a joint
+// configuration.
 func (g *Group) decideConf(t *ApplyTask, e *raftpb.Entry) {
 	var cc raftpb.ConfChangeV2
-	if err := unmarshalConfChange(e, &cc); err != nil {
+	epoch, err := ring.Epoch(0), unmarshalConfChange(e, &cc)
+	if err == nil && len(cc.Changes) > 0 {
+		epoch, err = changeEpoch(&cc)
+	}
+	if err != nil {
 		g.halt(fmt.Errorf("entry %d of %s is not a configuration change: %w", e.GetIndex(), g.cfg.Group, err))
 		return
+	}
+	if g.lead != nil {
+		g.lead.confTick = 0
+	}
+	if len(cc.Changes) > 0 {
+		if epoch < g.fence.Epoch && !mutConfWithoutEpoch() {
+			return
+		}
+		g.fence.Epoch = max(g.fence.Epoch, epoch)
 	}
 	g.conf = g.rn.ApplyConfChange(&cc)
 	t.Conf = g.conf

@@ -109,4 +109,5 @@ type appendJob struct {
 	msg       *raftpb.Message
 	compactTo uint64         // instead of msg: truncate the log up to here
 	install   *store.Install // with msg: the data of the snapshot in it
+	flushed   func()         // instead of msg: called on the driver's goroutine when all jobs before are written
 }

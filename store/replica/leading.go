@@ -32,6 +32,8 @@ type leading struct {
 	holdUntil  int // no acquire before this tick: leadership is being handed on
 	transferTo ring.ReplicaID
 
+	confTick int // when a configuration change was proposed; 0 if none is awaited
+
 	next     uint64  // number of the next batch to be proposed
 	queue    []batch // submitted, not yet proposed
 	queued   int     // bytes in queue
@@ -63,7 +65,7 @@ type confirmRound struct {
 }
 
 func (l *leading) grant(t store.Token, epoch ring.Epoch) {
-	*l = leading{term: l.term, caughtUp: true, heard: l.heard, attempt: l.attempt,
+	*l = leading{term: l.term, caughtUp: true, heard: l.heard, attempt: l.attempt, confTick: l.confTick,
 		state: granted, token: t, epoch: epoch, next: 1}
 }
 
@@ -102,7 +104,7 @@ func (g *Group) endToken(reason string) {
 		g.dropEvents(l.token)
 		g.lost = append(g.lost, Event{Kind: EventLost, Token: l.token, Reason: reason})
 	}
-	*l = leading{term: l.term, caughtUp: l.caughtUp, heard: l.heard, attempt: l.attempt,
+	*l = leading{term: l.term, caughtUp: l.caughtUp, heard: l.heard, attempt: l.attempt, confTick: l.confTick,
 		holdUntil: l.holdUntil, transferTo: l.transferTo}
 }
 
@@ -126,6 +128,7 @@ func (g *Group) tickLeading() {
 	if l.round.waiting && g.ticks-l.round.tick >= g.cfg.Timing.HeartbeatTicks {
 		g.sendRound() // an unanswered round is repeated with a new context: the old one may have been dropped for good
 	}
+	g.changeConf()
 }
 
 // canPropose reports whether propose would do anything.

@@ -10,6 +10,7 @@ var Mutant struct {
 	SnapshotWithoutFence bool // installing a snapshot leaves the old fence
 	DropIsIgnored        bool // goes on under the token after Raft dropped a batch
 	StaleEpoch           bool // acquires with the epoch it knows, though the fence has a higher one
+	ConfWithoutEpoch     bool // a change of an older ring's configuration takes effect
 	ReadOnlyLease        bool // Raft's own lease instead of confirming rounds
 }
 
@@ -17,6 +18,7 @@ func mutServeEarly() bool           { return Mutant.ServeEarly }
 func mutSnapshotWithoutFence() bool { return Mutant.SnapshotWithoutFence }
 func mutDropIsIgnored() bool        { return Mutant.DropIsIgnored }
 func mutStaleEpoch() bool           { return Mutant.StaleEpoch }
+func mutConfWithoutEpoch() bool     { return Mutant.ConfWithoutEpoch }
 
 func readOnlyOption() raft.ReadOnlyOption {
 	if Mutant.ReadOnlyLease {

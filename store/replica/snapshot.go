@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/ringfence/ringfence/ring"
 	"github.com/ringfence/ringfence/store"
 )
 
@@ -51,4 +52,13 @@ func unmarshalConfChange(e *raftpb.Entry, cc *raftpb.ConfChangeV2) error {
 	}
 	proto.Merge(cc, v1.AsV2())
 	return nil
+}
+
+// changeEpoch is the epoch of the ring for whose sake a configuration changes.
+func changeEpoch(cc *raftpb.ConfChangeV2) (ring.Epoch, error) {
+	epoch, n := binary.Uvarint(cc.GetContext())
+	if n <= 0 || n != len(cc.GetContext()) {
+		return 0, errors.New("it names no ring")
+	}
+	return ring.Epoch(epoch), nil
 }

@@ -38,6 +38,10 @@ func (m *member) snapshot() (*raftpb.Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !proto.Equal(f.Conf, m.g.conf) {
+		// The newest configuration is decided and not stored yet. A snapshot without it may not name its receiver, who would ignore it.
+		return nil, errors.Join(raft.ErrSnapshotTemporarilyUnavailable, f.Close())
+	}
 	term, err := m.log.Term(f.Index)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

@@ -1,0 +1,183 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/ringfence/ringfence/ring"
+	"github.com/ringfence/ringfence/store"
+)
+
+// GroupSpec names one group that has a replica here, as a ring wants it.
+type GroupSpec struct {
+	Group    ring.GroupID
+	Epoch    ring.Epoch     // of that ring
+	Replicas []ring.Replica // all of them, this node's included; the first is preferred
+	// Founders are the voters that the group began with, if this node's replica is one of them; else a replica that the engine does not
+	// hold begins empty, as a learner that waits to be filled.
+	Founders []ring.ReplicaID
+	Owner    store.Owner
+}
+
+// on calls f on the driver's goroutine and returns what it returned. Safe from any goroutine.
+func (d *Driver) on(ctx context.Context, f func() error) error {
+	errc := make(chan error, 1)
+	d.inbox.call(func() { errc <- f() })
+	select {
+	case err := <-errc:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Start runs a group from what the engine holds, creating its replica if it holds none; a group that runs already learns what a newer ring
+// wants of it. Safe from any goroutine; it returns when the group runs.
+func (d *Driver) Start(ctx context.Context, spec GroupSpec) error {
+	return d.on(ctx, func() error { return d.add(spec) })
+}
+
+// Remove ends a group here: its lease, its replica, log and state. A tombstone stays behind, so that neither this replica nor an earlier
+// one is ever made again. Call it only when the group does without this replica. Safe from any goroutine; it returns when that is durable.
+func (d *Driver) Remove(ctx context.Context, g ring.GroupID) error {
+	rec, err := d.cfg.Engine.Replica(g)
+	if err != nil || rec.Replica == 0 {
+		return err
+	}
+	flushed := make(chan struct{})
+	if err := d.on(ctx, func() error { d.drop(g, func() { close(flushed) }); return nil }); err != nil {
+		return err
+	}
+	select {
+	case <-flushed:
+		return d.cfg.Engine.RemoveReplica(g, rec.Replica+1)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// drop forgets a group; done is called when nothing of it is on its way to disk any more.
+func (d *Driver) drop(g ring.GroupID, done func()) {
+	m := d.groups[g]
+	if m == nil {
+		done()
+		return
+	}
+	if m.lease != nil {
+		m.lost(m.lease.token, "the replica was removed")
+	}
+	m.halted = true // what comes late finds it so
+	m.dropFrozen()
+	m.dropInstall()
+	delete(d.groups, g)
+	d.hints.Delete(g)
+	for i := range d.order {
+		if d.order[i] == m {
+			d.order = append(d.order[:i:i], d.order[i+1:]...)
+			break
+		}
+	}
+	d.disk.add(appendJob{m: m, flushed: done})
+	d.disk.submit()
+}
+
+// Facts are those of all groups that this node leads under an open token, in order of their IDs. Safe from any goroutine.
+func (d *Driver) Facts(ctx context.Context) ([]Facts, error) {
+	var out []Facts
+	err := d.on(ctx, func() error {
+		for _, m := range d.order {
+			m.guard(func() {
+				if f, ok := m.g.Facts(); ok {
+					out = append(out, f)
+				}
+			})
+		}
+		return nil
+	})
+	return out, err
+}
+
+// add runs on the driver's goroutine.
+func (d *Driver) add(spec GroupSpec) error {
+	if m := d.groups[spec.Group]; m != nil {
+		m.aim(&spec)
+		return nil
+	}
+	m := &member{d: d, id: spec.Group, owner: spec.Owner, hint: new(atomic.Pointer[Hint])}
+	for _, r := range spec.Replicas {
+		if r.Node == d.cfg.Node {
+			m.self = r.ID
+		}
+	}
+	if m.self == 0 {
+		return fmt.Errorf("replica: %s has no replica on node %s", spec.Group, d.cfg.Node)
+	}
+	if err := m.open(&spec); err != nil {
+		return err
+	}
+	m.aim(&spec)
+	d.groups[m.id] = m
+	d.order = append(d.order, m)
+	for i := len(d.order) - 1; i > 0 && d.order[i-1].id > m.id; i-- {
+		d.order[i], d.order[i-1] = d.order[i-1], d.order[i]
+	}
+	m.hint.Store(&Hint{})
+	d.hints.Store(m.id, m.hint)
+	d.mark(m)
+	return nil
+}
+
+// aim takes over what a ring wants: where replicas are, and what they are to be.
+func (m *member) aim(spec *GroupSpec) {
+	if spec.Epoch < m.epoch {
+		return
+	}
+	m.epoch = spec.Epoch
+	m.nodes = make(map[ring.ReplicaID]ring.NodeID, len(spec.Replicas))
+	t := Target{Epoch: spec.Epoch}
+	for _, r := range spec.Replicas {
+		m.nodes[r.ID] = r.Node
+		switch r.Role {
+		case ring.Voter:
+			t.Voters = append(t.Voters, r.ID)
+		case ring.Learner:
+			t.Learners = append(t.Learners, r.ID)
+		}
+	}
+	m.guard(func() { m.g.SetTarget(t) })
+}
+
+func (m *member) open(spec *GroupSpec) error {
+	e := m.d.cfg.Engine
+	log, exists, err := OpenLog(e, m.id)
+	if err == nil && exists && log.Replica() < m.self {
+		// The ring has given this node a new replica since; the old one is out of the group for good.
+		if err = e.RemoveReplica(m.id, m.self); err == nil {
+			exists = false
+		}
+	}
+	if err == nil && !exists {
+		log, err = CreateLog(e, m.id, m.self, spec.Founders)
+	}
+	if err != nil {
+		return err
+	}
+	if log.Replica() != m.self {
+		return fmt.Errorf("replica: %s: this directory holds replica %d, and the ring says %d", m.id, log.Replica(), m.self)
+	}
+	m.log, m.state = log, NewStateStore(e, m.id)
+	applied, fence, err := m.state.Load()
+	if err != nil {
+		return err
+	}
+	m.log.SetSnapshot(m.snapshot)
+	if m.log.Regressed() {
+		m.d.cfg.Logger.Error("a replica has lost what it had written: it neither votes nor campaigns; wipe the data directory to come back as a new node",
+			"group", m.id.String(), "replica", m.self, "cause", m.log.Regression())
+	}
+	m.g, err = NewGroup(GroupConfig{Group: m.id, Holder: store.Holder{Replica: m.self, Node: m.d.cfg.Node, Boot: m.d.cfg.Boot},
+		Storage: m.log, Applied: applied, Fence: fence, Epoch: m.d.epoch, Timing: m.d.cfg.Timing, Limits: m.d.cfg.Limits,
+		Abstain: m.log.Regressed(), Preferred: spec.Replicas[0].ID == m.self, Logger: RaftLogger(m.d.cfg.Logger.With("group", m.id.String()))})
+	return err
+}

@@ -1,0 +1,138 @@
+package replica
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/ringfence/ringfence/ring"
+)
+
+// leaderFacts waits until some node's facts of the group are as ok wants them.
+func leaderFacts(t *testing.T, what string, nodes []*driverNode, g ring.GroupID, ok func(Facts) bool) (*driverNode, Facts) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	var last Facts
+	for time.Now().Before(deadline) {
+		for _, n := range nodes {
+			all, err := n.d.Facts(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range all {
+				if f.Group != g {
+					continue
+				}
+				if last = f; ok(f) {
+					return n, f
+				}
+			}
+		}
+	}
+	t.Fatalf("waited in vain for %s; the last facts: %+v", what, last)
+	return nil, Facts{}
+}
+
+// TestDriversMoveAReplica takes a group from nodes {1,2,3} to a set with node 4 in it, by the rings that a sequencer would hand out.
+func TestDriversMoveAReplica(t *testing.T) {
+	w, nodes := startDrivers(t, 16<<10) // logs are cut short: the new replica needs a snapshot
+	n4 := &driverNode{id: 4, fs: vfs.NewCrashableMem()}
+	startEmpty(t, w, n4, 16<<10)
+	t.Cleanup(func() { n4.stop(t, w) })
+	all := append(slices.Clone(nodes), n4)
+	const g = 0
+	group := ring.ShardID(g).Group()
+	owner := owned(t, nodes...)[g]
+	owner.put(t, g, "a", 300)
+
+	adopt := func(epoch ring.Epoch, reps []ring.Replica) {
+		t.Helper()
+		for _, n := range all {
+			if !slices.ContainsFunc(reps, func(r ring.Replica) bool { return r.Node == n.id }) {
+				continue
+			}
+			if err := n.d.Start(t.Context(), GroupSpec{Group: group, Epoch: epoch, Replicas: reps, Owner: n.owner}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	reps := append(firstReplicas(g), ring.Replica{Node: 4, ID: 9, Role: ring.Learner})
+	adopt(2, reps)
+	leader, f := leaderFacts(t, "a filled learner", all, group, func(f Facts) bool { return slices.Contains(f.Filled, 9) })
+	if slices.Contains(f.Voters, 9) || !slices.Contains(f.Learners, 9) || f.Epoch != 2 {
+		t.Fatalf("the new replica is to be a learner: %+v", f)
+	}
+	victim := nodes[0]
+	if victim == leader {
+		victim = nodes[1]
+	}
+	for i := range reps {
+		switch {
+		case reps[i].Node == 4:
+			reps[i].Role = ring.Voter
+		case reps[i].Node == victim.id:
+			reps[i].Role = ring.Outgoing
+		}
+	}
+	adopt(3, reps)
+	_, f = leaderFacts(t, "the swap", all, group, func(f Facts) bool {
+		return !f.Joint && slices.Contains(f.Voters, 9) && !slices.Contains(f.Voters, ring.ReplicaID(victim.id))
+	})
+	if len(f.Voters) != 3 || len(f.Learners) != 0 || f.Epoch != 3 {
+		t.Fatalf("after the swap: %+v", f)
+	}
+	if err := victim.d.Remove(t.Context(), group); err != nil {
+		t.Fatal(err)
+	}
+	if rec, err := victim.e.Replica(group); err != nil || rec.Replica != 0 || rec.MinNext != ring.ReplicaID(victim.id)+1 {
+		t.Fatalf("no tombstone: %+v, %v", rec, err)
+	}
+	// Neither the removed replica nor an earlier one comes back, whatever a late ring says.
+	if err := victim.d.Start(t.Context(), GroupSpec{Group: group, Epoch: 1, Replicas: firstReplicas(g), Founders: []ring.ReplicaID{1, 2, 3}, Owner: victim.owner}); err == nil {
+		t.Fatal("a removed replica was made again")
+	}
+	leader.put(t, g, "b", 100)
+	deadline := time.Now().Add(20 * time.Second)
+	for n4.value(t, g, "b") != 100 || n4.value(t, g, "a") != 300 {
+		if time.Now().After(deadline) {
+			t.Fatalf("the new replica has a=%d and b=%d, want 300 and 100", n4.value(t, g, "a"), n4.value(t, g, "b"))
+		}
+	}
+	// The new replica can be handed the shard, and the rest survive the old owner's end.
+	if err := leader.d.HandOver(t.Context(), group, 4); err != nil {
+		t.Fatal(err)
+	}
+	n4.owner.wait(t, "the new replica to own the shard", func() bool { return n4.owner.leases[g] != nil })
+	n4.put(t, g, "c", 50)
+}
+
+// TestStaleTargetChangesNothing: a leader that knows only an older ring cannot undo what a newer one has brought about.
+func TestStaleTargetChangesNothing(t *testing.T) {
+	c := newTrio(t)
+	c.tick(40)
+	var lead *Group
+	for _, g := range c.g {
+		if g.lead != nil && g.lead.state == open {
+			lead = g
+		}
+	}
+	if lead == nil {
+		t.Fatal("nobody leads")
+	}
+	self := lead.cfg.Holder.Replica
+	keep := []ring.ReplicaID{self, self%3 + 1} // without the third
+	lead.SetTarget(Target{Epoch: 5, Voters: keep})
+	c.tick(20)
+	if f, ok := lead.Facts(); !ok || len(f.Voters) != 2 || f.Joint || f.Epoch != 5 {
+		t.Fatalf("after a change for ring 5: %+v", f)
+	}
+	lead.target = Target{Epoch: 4, Voters: []ring.ReplicaID{1, 2, 3}} // what it would be, had it not heard of ring 5
+	lead.fence.Epoch = 4                                             // so that it proposes; the others' fences decide alike
+	other := c.g[uint64(self%3+1)]
+	c.tick(20)
+	if other.fence.Epoch != 5 || len(other.conf.GetVoters()) != 2 || len(other.conf.GetLearners()) != 0 {
+		t.Fatalf("a change for ring 4 took effect after one for ring 5: fence %+v, configuration %v", other.fence, other.conf)
+	}
+}
