@@ -1,0 +1,157 @@
+//go:build linux
+
+package nemesis
+
+import (
+	"fmt"
+	"maps"
+	"testing"
+	"time"
+)
+
+// electionTimeout is the longest of `--timing lan`, the default.
+const electionTimeout = 800 * time.Millisecond
+
+func cutLengths() []time.Duration {
+	if *long {
+		return []time.Duration{10 * time.Second, 90 * time.Second, 5 * time.Minute}
+	}
+	return []time.Duration{10 * time.Second}
+}
+
+// TestCut cuts off the node that owns the most, in several ways, and heals the network again.
+func TestCut(t *testing.T) {
+	needsNemesis(t)
+	c := startCluster(t, 3, 64)
+	for _, d := range cutLengths() {
+		t.Run("nodes "+d.String(), func(t *testing.T) { cutFromNodes(t, c, d) })
+		t.Run("all "+d.String(), func(t *testing.T) {
+			cutWith(t, c, d, func(others []string) rules {
+				others = append(others, subnet+"100")
+				return rules{in: others, out: others}
+			})
+		})
+	}
+	t.Run("deaf 10s", func(t *testing.T) {
+		cutWith(t, c, 10*time.Second, func(others []string) rules { return rules{in: others} })
+	})
+	t.Run("mute 10s", func(t *testing.T) {
+		cutWith(t, c, 10*time.Second, func(others []string) rules { return rules{out: others} })
+	})
+	t.Run("UDP 10s", func(t *testing.T) { cutUDP(t, c) })
+}
+
+func (c *cluster) others(p *process) (ips []string) {
+	for _, n := range c.nodes {
+		if n != p {
+			ips = append(ips, nodeIP(n.number))
+		}
+	}
+	return ips
+}
+
+// cutFromNodes cuts a node off from the others, not from clients, and lets a client call that reaches that node only.
+func cutFromNodes(t *testing.T, c *cluster, d time.Duration) {
+	u := startUser(t, c)
+	victim, keys := u.busiest()
+	outsider := u.startOutsider(victim)
+	u.more(4 * counters)
+	others := c.others(victim)
+	from := now()
+	mustDrop(t, victim, rules{in: others, out: others})
+	cut := now()
+	pass(t, d)
+	u.more(counters)
+	healing := now()
+	u.fault(from, keys)
+	mustDrop(t, victim, rules{})
+	whole := c.waitWhole(t, 30*time.Second)
+	u.more(2 * counters)
+	judgeOutsider(t, u.endOutsider(outsider), cut, healing)
+	v := u.finish()
+	remark(t, "whole %v after healing", ms(whole))
+	v.wantOutages(t, 2*time.Second)
+}
+
+// judgeOutsider wants nothing answered by a node that is alone, and what it refuses refused soon.
+func judgeOutsider(t *testing.T, ops []op, cut, healing time.Duration) {
+	before, failed := 0, 0
+	var caught time.Duration // how long the last call that was under way at the cut took from then on
+	for _, o := range ops {
+		switch {
+		case o.End < cut && o.ok():
+			before++
+		case o.Start < cut:
+			caught = max(caught, o.End-cut)
+		case o.ok() && o.End < healing:
+			t.Errorf("a node that is cut off answered %d to a call of counter %d that began %v after the cut", o.Value, o.Key, o.Start-cut)
+		case !o.ok() && o.Start < healing:
+			failed++
+		}
+	}
+	if before == 0 || failed == 0 {
+		t.Errorf("the client of the node that is cut off had %d calls answered before and %d refused after: nothing is shown", before, failed)
+	}
+	remark(t, "the client of the cut-off node: %d answered before, %d refused after; those under way at the cut ended within %v", before, failed, ms(caught))
+}
+
+// cutWith drops at the node that owns the most what its rules say of the other nodes.
+func cutWith(t *testing.T, c *cluster, d time.Duration, f func(others []string) rules) {
+	u := startUser(t, c)
+	victim, keys := u.busiest()
+	from := now()
+	mustDrop(t, victim, f(c.others(victim)))
+	pass(t, d)
+	u.more(counters)
+	u.fault(from, keys)
+	mustDrop(t, victim, rules{})
+	whole := c.waitWhole(t, 30*time.Second)
+	u.more(2 * counters)
+	v := u.finish()
+	remark(t, "whole %v after healing", ms(whole))
+	v.wantOutages(t, 12*time.Second) // a client gives a silent connection up after 10 s
+}
+
+// cutUDP takes gossip's eyes: nothing may move, and nobody may notice.
+func cutUDP(t *testing.T, c *cluster) {
+	u := startUser(t, c)
+	victim, keys := u.busiest()
+	before := u.tokens()
+	from := now()
+	others := c.others(victim)
+	mustDrop(t, victim, rules{in: others, out: others, udpOnly: true})
+	pass(t, 10*time.Second)
+	u.fault(from, keys)
+	after := u.tokens()
+	mustDrop(t, victim, rules{})
+	whole := c.waitWhole(t, 30*time.Second)
+	u.more(2 * counters)
+	v := u.finish()
+	remark(t, "whole %v after healing", ms(whole))
+	if !maps.Equal(before, after) {
+		t.Errorf("owners changed while UDP was cut:\nbefore %v\nafter  %v", before, after)
+	}
+	v.wantNoFailure(t, electionTimeout)
+}
+
+func mustDrop(t *testing.T, p *process, r rules) {
+	t.Helper()
+	if err := drop(net.node(p.number), r); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (v verdict) wantOutages(t *testing.T, limit time.Duration) {
+	t.Helper()
+	if longest := quantile(v.sortedOutages(), 1); longest >= limit {
+		t.Errorf("a counter was without an answer for %v, want less than %v", ms(longest), limit)
+	}
+}
+
+// remark adds a line to the table.
+func remark(t *testing.T, format string, args ...any) {
+	t.Helper()
+	s := fmt.Sprintf(format, args...)
+	t.Log(s)
+	report.add(row{name: t.Name()[len("Test"):], remark: s})
+}

@@ -1,0 +1,105 @@
+//go:build linux
+
+package nemesis
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+)
+
+const (
+	subnet   = "10.199.1."
+	maxNodes = 5
+)
+
+// network names what makeNetwork made: a hub with the bridge, a namespace for each node, and two for clients.
+type network struct{ prefix string }
+
+func (n network) hub() string       { return n.prefix + "hub" }
+func (n network) node(i int) string { return fmt.Sprintf("%sn%d", n.prefix, i) } // i from 1
+func (n network) client() string    { return n.prefix + "c1" }
+func (n network) minority() string  { return n.prefix + "c2" } // of a client that is kept from most nodes
+func nodeIP(i int) string           { return fmt.Sprintf("%s%d", subnet, 10+i) }
+func (n network) members() (m []end) { // all but the hub
+	for i := range maxNodes {
+		m = append(m, end{n.node(i + 1), nodeIP(i + 1)})
+	}
+	return append(m, end{n.client(), subnet + "100"}, end{n.minority(), subnet + "101"})
+}
+
+type end struct{ ns, ip string }
+
+// makeNetwork makes the namespaces, of names that no other process uses. What it made before an error is still to be removed.
+func makeNetwork() (network, error) {
+	n := network{fmt.Sprintf("rf%x-", os.Getpid())}
+	cmds := []string{
+		"ip netns add " + n.hub(),
+		"ip -n " + n.hub() + " link add br0 type bridge",
+		"ip -n " + n.hub() + " link set br0 up",
+	}
+	for i, m := range n.members() {
+		port := fmt.Sprintf("p%d", i)
+		cmds = append(cmds,
+			"ip netns add "+m.ns,
+			fmt.Sprintf("ip -n %s link add %s type veth peer name eth0 netns %s", n.hub(), port, m.ns),
+			fmt.Sprintf("ip -n %s link set %s master br0 up", n.hub(), port),
+			fmt.Sprintf("ip -n %s addr add %s/24 dev eth0", m.ns, m.ip),
+			fmt.Sprintf("ip -n %s link set eth0 up", m.ns),
+			fmt.Sprintf("ip -n %s link set lo up", m.ns))
+	}
+	for _, c := range cmds {
+		if err := run(c, ""); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func (n network) remove() error {
+	errs := []error{run("ip netns del "+n.hub(), "")}
+	for _, m := range n.members() {
+		errs = append(errs, run("ip netns del "+m.ns, ""))
+	}
+	return errors.Join(errs...)
+}
+
+func run(command, stdin string) error {
+	f := strings.Fields(command)
+	c := exec.Command(f[0], f[1:]...)
+	c.Stdin = strings.NewReader(stdin)
+	if out, err := c.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", command, err, out)
+	}
+	return nil
+}
+
+// rules says what a namespace drops. Empty fields drop nothing.
+type rules struct {
+	in, out []string // from and to these addresses
+	udpOnly bool
+}
+
+// drop replaces what a namespace drops, in one transaction.
+func drop(ns string, r rules) error {
+	var b strings.Builder
+	b.WriteString("table inet nemesis {}\ndelete table inet nemesis\ntable inet nemesis {\n")
+	for _, c := range []struct {
+		hook, match string
+		ips         []string
+	}{{"input", "ip saddr", r.in}, {"output", "ip daddr", r.out}} {
+		fmt.Fprintf(&b, "chain %s { type filter hook %s priority 0; policy accept;\n", c.hook, c.hook)
+		if len(c.ips) > 0 {
+			fmt.Fprintf(&b, "%s { %s } ", c.match, strings.Join(c.ips, ", "))
+			if r.udpOnly {
+				b.WriteString("meta l4proto udp ")
+			}
+			b.WriteString("drop\n")
+		}
+		b.WriteString("}\n")
+	}
+	b.WriteString("}\n")
+	return run("ip netns exec "+ns+" nft -f -", b.String())
+}

@@ -1,0 +1,254 @@
+//go:build linux
+
+package nemesis
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vmihailenco/msgpack/v5"
+
+	"github.com/ringfence/ringfence/node"
+)
+
+const counters = 200
+
+// user is the load of one scenario, the faults that it lived through, and at the end the judge.
+type user struct {
+	t *testing.T
+	c *cluster
+	*load
+	extra []op // of load processes
+
+	windows []window
+}
+
+// window is the time of a fault, and the counters that it is expected to hit.
+type window struct {
+	from, to time.Duration
+	keys     []int
+}
+
+func startUser(t *testing.T, c *cluster) *user {
+	t.Helper()
+	l, err := startLoad(loadConfig{Servers: c.servers(), Prefix: strings.ReplaceAll(t.Name(), "/", "-"), Keys: counters, Roamers: 16,
+		Think: 130 * time.Millisecond, Timeout: 15 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &user{t: t, c: c, load: l}
+	t.Cleanup(func() { u.end(); u.cl.Close() })
+	u.more(4 * counters)
+	return u
+}
+
+// more waits for n more answered calls.
+func (u *user) more(n int64) {
+	u.t.Helper()
+	goal, limit := u.acked.Load()+n, time.Now().Add(40*time.Second)
+	for u.acked.Load() < goal {
+		if time.Now().After(limit) {
+			u.t.Fatalf("%d calls of %d were answered within 40 s", u.acked.Load()-goal+n, n)
+		}
+		pass(u.t, 10*time.Millisecond)
+	}
+}
+
+// where asks the cluster for a counter's owner.
+func (u *user) where(key int) (w node.Where, err error) {
+	b, err := msgpack.Marshal(node.WhereRequest{Class: "Counter", Key: fmt.Sprintf("%s-%d", u.cfg.Prefix, key)})
+	if err != nil {
+		return w, err
+	}
+	ctx, cancel := context.WithTimeout(u.t.Context(), 10*time.Second)
+	defer cancel()
+	if b, err = u.cl.Request(ctx, "", "where", b); err != nil {
+		return w, err
+	}
+	return node.DecodeWhere(b)
+}
+
+// tokens are the shards' tokens, by key; a change is a change of owners.
+func (u *user) tokens() map[int]string {
+	u.t.Helper()
+	all := map[int]string{}
+	for key := range counters {
+		w, err := u.where(key)
+		if err != nil {
+			u.t.Fatalf("where counter %d is: %v", key, err)
+		}
+		all[key] = fmt.Sprintf("%s %d", w.Owner.Addr, w.Token)
+	}
+	return all
+}
+
+// ownedBy are the counters that a node owns.
+func (u *user) ownedBy(p *process) (keys []int) {
+	u.t.Helper()
+	for key, owner := range u.tokens() {
+		if strings.HasPrefix(owner, listenAddr(p.number)+" ") {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// busiest is the node that owns the most counters, and these.
+func (u *user) busiest() (p *process, keys []int) {
+	u.t.Helper()
+	for _, n := range u.c.nodes {
+		if owned := u.ownedBy(n); len(owned) > len(keys) {
+			p, keys = n, owned
+		}
+	}
+	if p == nil {
+		u.t.Fatal("no node owns a counter")
+	}
+	return p, keys
+}
+
+// fault notes that these counters were hit from then until now.
+func (u *user) fault(from time.Duration, keys []int) {
+	u.windows = append(u.windows, window{from, now(), keys})
+}
+
+// verdict is what the callers lived through.
+type verdict struct {
+	row
+	ops []op
+}
+
+// finish ends the load, checks every counter and adds a row to the table.
+func (u *user) finish() verdict {
+	u.t.Helper()
+	u.load.end()
+	byKey := map[int][]op{}
+	v := verdict{row: row{name: strings.TrimPrefix(u.t.Name(), "Test"), failed: map[string]int{}}, ops: append(u.ops, u.extra...)}
+	v.calls = len(u.ops) // not those of load processes: a client that is cut off fails
+	for _, o := range u.ops {
+		v.longest = max(v.longest, o.End-o.Start)
+		if !o.ok() {
+			v.failed[o.Fail]++
+		}
+	}
+	for _, o := range v.ops {
+		byKey[o.Key] = append(byKey[o.Key], o)
+	}
+	u.checkAll(byKey)
+	for _, w := range u.windows {
+		for _, key := range w.keys {
+			v.outages = append(v.outages, outage(byKey[key], w.from, w.to))
+		}
+	}
+	report.add(v.row)
+	return v
+}
+
+func (u *user) checkAll(byKey map[int][]op) {
+	u.t.Helper()
+	var readers sync.WaitGroup
+	for i := range 8 {
+		readers.Go(func() {
+			for key := i; key < counters; key += 8 {
+				final := u.call(key, true)
+				if !final.ok() {
+					u.t.Errorf("reading counter %d at the end: %s", key, final.Fail)
+				} else if err := checkCounter(byKey[key], final.Value); err != nil {
+					u.t.Errorf("counter %d (%s-%d): %v", key, u.cfg.Prefix, key, err)
+				}
+			}
+		})
+	}
+	readers.Wait()
+}
+
+// wantNoFailure is for planned work.
+func (v verdict) wantNoFailure(t *testing.T, limit time.Duration) {
+	t.Helper()
+	for kind, n := range v.failed {
+		t.Errorf("%d calls failed: %s", n, kind)
+	}
+	if v.longest >= limit {
+		t.Errorf("a call waited %v, want less than %v", ms(v.longest), limit)
+	}
+}
+
+// outsider is a load process in the second client's namespace, which calls the same counters.
+type outsider struct {
+	stdin io.Closer
+	ops   chan []op
+}
+
+// startOutsider lets a client call that reaches only one node.
+func (u *user) startOutsider(only *process) *outsider {
+	t := u.t
+	t.Helper()
+	var others []string
+	for _, p := range u.c.nodes {
+		if p != only {
+			others = append(others, nodeIP(p.number))
+		}
+	}
+	if err := drop(net.minority(), rules{in: others, out: others}); err != nil {
+		t.Fatal(err)
+	}
+	cfg := u.cfg
+	cfg.Servers, cfg.NoOwn, cfg.Timeout = []string{listenAddr(only.number)}, true, 3*time.Second
+	config, err := json.Marshal(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := in(net.minority(), os.Args[0])
+	c.Env = append(os.Environ(), loadEnv+"="+string(config))
+	stdin, err1 := c.StdinPipe()
+	stdout, err2 := c.StdoutPipe()
+	stderr, err3 := c.StderrPipe()
+	if err1 != nil || err2 != nil || err3 != nil {
+		t.Fatal(err1, err2, err3)
+	}
+	if err := startBound(c); err != nil {
+		t.Fatal(err)
+	}
+	o := &outsider{stdin: stdin, ops: make(chan []op, 1)}
+	go func() {
+		var ops []op
+		if err := json.NewDecoder(stdout).Decode(&ops); err != nil {
+			t.Errorf("the load process gave no history: %v", err)
+		}
+		if err := c.Wait(); err != nil {
+			t.Errorf("the load process: %v", err)
+		}
+		o.ops <- ops
+	}()
+	if line, err := bufio.NewReader(stderr).ReadString('\n'); strings.TrimSpace(line) != loadReady {
+		t.Fatalf("the load process said %q: %v", line, err)
+	}
+	return o
+}
+
+// end adds the load process's calls to the user's and returns them.
+func (u *user) endOutsider(o *outsider) []op {
+	u.t.Helper()
+	if err := o.stdin.Close(); err != nil {
+		u.t.Error(err)
+	}
+	select {
+	case ops := <-o.ops:
+		u.extra = append(u.extra, ops...)
+		return ops
+	case <-time.After(20 * time.Second):
+		u.t.Fatal("the load process does not end")
+		return nil
+	}
+}
+
+func (v verdict) sortedOutages() []time.Duration { return slices.Sorted(slices.Values(v.outages)) }
