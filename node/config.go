@@ -20,6 +20,7 @@ type Config struct {
 	Data            string   // data directory; required
 	Listen          string   // address for calls, Raft and requests. Default 127.0.0.1:7420.
 	Gossip          string   // address for gossip, TCP and UDP. Default: Listen's host, port + 1.
+	HTTP            string   // address for /healthz, /readyz and /metrics. Default: none.
 	AdvertiseListen string   // how others reach Listen. Default: Listen as bound.
 	AdvertiseGossip string   // how others reach Gossip. Default: Gossip as bound.
 	Join            []string // other nodes' Gossip addresses. A node that joins never forms a cluster by itself.
@@ -60,6 +61,11 @@ func (c *Config) fill() error {
 	}
 	if _, _, err := splitAddr("--gossip", c.Gossip); err != nil {
 		return err
+	}
+	if c.HTTP != "" {
+		if _, _, err := splitAddr("--http", c.HTTP); err != nil {
+			return err
+		}
 	}
 	for _, s := range c.Join {
 		if _, p, err := splitAddr("--join", s); err != nil {
