@@ -54,7 +54,7 @@ func (c *cluster) others(p *process) (ips []string) {
 func cutFromNodes(t *testing.T, c *cluster, d time.Duration) {
 	u := startUser(t, c)
 	victim, keys := u.busiest()
-	outsider := u.startOutsider(victim)
+	outsider := u.startOutsider(victim, keys)
 	u.more(4 * counters)
 	others := c.others(victim)
 	from := now()

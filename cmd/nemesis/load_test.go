@@ -31,7 +31,7 @@ type loadConfig struct {
 	Prefix  string // of the objects' keys
 	Keys    int
 	Roamers int
-	NoOwn   bool          // roamers only
+	Only    []int         // if any: the roamers call these counters, and none has a caller of its own
 	Think   time.Duration // of an own caller between two calls; a roamer's is a fifth
 	Timeout time.Duration // of a call
 }
@@ -65,15 +65,22 @@ func startLoad(cfg loadConfig) (*load, error) {
 	}
 	l := &load{cfg: cfg, cl: cl}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
-	if !cfg.NoOwn {
+	if len(cfg.Only) == 0 {
 		for key := range cfg.Keys {
 			l.callers.Go(func() { l.caller(cfg.Think, func() (int, bool) { return key, false }) })
 		}
 	}
 	for range cfg.Roamers {
-		l.callers.Go(func() { l.caller(cfg.Think/5, func() (int, bool) { return rand.IntN(cfg.Keys), rand.IntN(4) > 0 }) })
+		l.callers.Go(func() { l.caller(cfg.Think/5, func() (int, bool) { return cfg.roam(), rand.IntN(4) > 0 }) })
 	}
 	return l, nil
+}
+
+func (c loadConfig) roam() int {
+	if len(c.Only) > 0 {
+		return c.Only[rand.IntN(len(c.Only))]
+	}
+	return rand.IntN(c.Keys)
 }
 
 // caller calls what next says, a key and whether to read it, until the load ends.

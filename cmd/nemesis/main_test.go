@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -122,6 +123,9 @@ func runInside(n network, bin, tmp string) (code int, err error) {
 	c := exec.Command("ip", append([]string{"netns", "exec", n.client(), self}, os.Args[1:]...)...)
 	c.Stdin, c.Stdout, c.Stderr = nil, os.Stdout, os.Stderr
 	c.Env = append(os.Environ(), insideEnv+"="+n.prefix, binaryEnv+"="+bin, dirEnv+"="+tmp)
+	runtime.LockOSThread() // the kernel ends the inner process when this thread ends, which it does with the outer one
+	defer runtime.UnlockOSThread()
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT)
 	if err := c.Start(); err != nil {

@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-func rounds(short, long_ int) int {
+func rounds(usual, many int) int {
 	if *long {
-		return long_
+		return many
 	}
-	return short
+	return usual
 }
 
 // TestStop halts owners for a while, as a long garbage collection or a paused machine would: no stale reply, no lost write.

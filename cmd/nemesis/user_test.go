@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 	"github.com/ringfence/ringfence/node"
 )
 
+// counters is how many objects are called; they are spread over all shards.
 const counters = 200
 
 // user is the load of one scenario, the faults that it lived through, and at the end the judge.
@@ -34,13 +36,13 @@ type user struct {
 
 // window is the time of a fault, and the counters that it is expected to hit.
 type window struct {
-	from, to time.Duration
-	keys     []int
+	From, To time.Duration
+	Keys     []int
 }
 
 func startUser(t *testing.T, c *cluster) *user {
 	t.Helper()
-	l, err := startLoad(loadConfig{Servers: c.servers(), Prefix: strings.ReplaceAll(t.Name(), "/", "-"), Keys: counters, Roamers: 16,
+	l, err := startLoad(loadConfig{Servers: c.servers(), Prefix: strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()), Keys: counters, Roamers: 16,
 		Think: 130 * time.Millisecond, Timeout: 15 * time.Second})
 	if err != nil {
 		t.Fatal(err)
@@ -77,24 +79,38 @@ func (u *user) where(key int) (w node.Where, err error) {
 	return node.DecodeWhere(b)
 }
 
-// tokens are the shards' tokens, by key; a change is a change of owners.
+// tokens are the owners of all counters and their shards' tokens, by key; a change is a change of owners.
 func (u *user) tokens() map[int]string {
 	u.t.Helper()
+	var mu sync.Mutex
+	var askers sync.WaitGroup
 	all := map[int]string{}
-	for key := range counters {
-		w, err := u.where(key)
-		if err != nil {
-			u.t.Fatalf("where counter %d is: %v", key, err)
-		}
-		all[key] = fmt.Sprintf("%s %d", w.Owner.Addr, w.Token)
+	for i := range 8 {
+		askers.Go(func() {
+			for key := i; key < counters; key += 8 {
+				w, err := u.where(key)
+				if err != nil {
+					u.t.Errorf("where counter %d is: %v", key, err)
+					return
+				}
+				mu.Lock()
+				all[key] = fmt.Sprintf("%s %d", w.Owner.Addr, w.Token)
+				mu.Unlock()
+			}
+		})
 	}
+	askers.Wait()
 	return all
 }
 
 // ownedBy are the counters that a node owns.
-func (u *user) ownedBy(p *process) (keys []int) {
+func (u *user) ownedBy(p *process) []int {
 	u.t.Helper()
-	for key, owner := range u.tokens() {
+	return ownedIn(u.tokens(), p)
+}
+
+func ownedIn(tokens map[int]string, p *process) (keys []int) {
+	for key, owner := range tokens {
 		if strings.HasPrefix(owner, listenAddr(p.number)+" ") {
 			keys = append(keys, key)
 		}
@@ -105,8 +121,9 @@ func (u *user) ownedBy(p *process) (keys []int) {
 // busiest is the node that owns the most counters, and these.
 func (u *user) busiest() (p *process, keys []int) {
 	u.t.Helper()
+	tokens := u.tokens()
 	for _, n := range u.c.nodes {
-		if owned := u.ownedBy(n); len(owned) > len(keys) {
+		if owned := ownedIn(tokens, n); len(owned) > len(keys) {
 			p, keys = n, owned
 		}
 	}
@@ -143,14 +160,27 @@ func (u *user) finish() verdict {
 	for _, o := range v.ops {
 		byKey[o.Key] = append(byKey[o.Key], o)
 	}
+	u.keep(v.ops)
 	u.checkAll(byKey)
 	for _, w := range u.windows {
-		for _, key := range w.keys {
-			v.outages = append(v.outages, outage(byKey[key], w.from, w.to))
+		for _, key := range w.Keys {
+			v.outages = append(v.outages, outage(byKey[key], w.From, w.To))
 		}
 	}
 	report.add(v.row)
 	return v
+}
+
+// keep writes the history beside the logs, which stay there if the test fails.
+func (u *user) keep(ops []op) {
+	u.t.Helper()
+	b, err := json.Marshal(map[string]any{"ops": ops, "faults": u.windows})
+	if err == nil {
+		err = os.WriteFile(filepath.Join(u.c.dir, u.cfg.Prefix+".json"), b, 0o644)
+	}
+	if err != nil {
+		u.t.Error(err)
+	}
 }
 
 func (u *user) checkAll(byKey map[int][]op) {
@@ -188,8 +218,8 @@ type outsider struct {
 	ops   chan []op
 }
 
-// startOutsider lets a client call that reaches only one node.
-func (u *user) startOutsider(only *process) *outsider {
+// startOutsider lets a client that reaches only one node call these counters.
+func (u *user) startOutsider(only *process, keys []int) *outsider {
 	t := u.t
 	t.Helper()
 	var others []string
@@ -202,7 +232,7 @@ func (u *user) startOutsider(only *process) *outsider {
 		t.Fatal(err)
 	}
 	cfg := u.cfg
-	cfg.Servers, cfg.NoOwn, cfg.Timeout = []string{listenAddr(only.number)}, true, 3*time.Second
+	cfg.Servers, cfg.Only, cfg.Timeout = []string{listenAddr(only.number)}, keys, 3*time.Second
 	config, err := json.Marshal(cfg)
 	if err != nil {
 		t.Fatal(err)
