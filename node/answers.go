@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/vmihailenco/msgpack/v5"
@@ -30,6 +31,16 @@ func (n *Node) answer(ctx context.Context, q transport.Request) ([]byte, error) 
 		return n.answerWhere(ctx, q.Body)
 	case "owner":
 		return n.answerOwner(q.Body)
+	case requestAdmit, requestReport, requestLeave, requestRemove:
+		if n.driver.Load() == nil {
+			return nil, errForming
+		}
+		return n.atSequencer(ctx, q.Name, q.Body)
+	case passed + requestAdmit, passed + requestReport, passed + requestLeave, passed + requestRemove:
+		if n.driver.Load() == nil {
+			return nil, errForming
+		}
+		return n.sequence(ctx, strings.TrimPrefix(q.Name, passed), q.Body)
 	case requestPromise, requestAbort, requestOutcome:
 		return n.forms.answer(q.Name, q.Body)
 	}
@@ -45,6 +56,9 @@ func (n *Node) self() NodeStatus {
 	if r == nil || d == nil {
 		s.State = "joining"
 		return s
+	}
+	if m, ok := r.Member(n.id); ok && m.State != ring.Lost {
+		s.State = m.State.String()
 	}
 	for i := range r.Shards() {
 		if h, ok := d.Hint(ring.ShardID(i).Group()); ok && h.Self && h.Open {
@@ -67,6 +81,7 @@ func (n *Node) answerStatus(ctx context.Context) ([]byte, error) {
 	for _, m := range n.gossip.View().Members {
 		inView[m.ID] = true
 	}
+	out.Moves = movesOf(r)
 	var wg sync.WaitGroup
 	for i, m := range members {
 		if m.ID == n.id {
@@ -89,6 +104,21 @@ func (n *Node) answerStatus(ctx context.Context) ([]byte, error) {
 	return msgpack.Marshal(&out)
 }
 
+// movesOf lists the replicas that a ring brings in or takes out.
+func movesOf(r *ring.Ring) []Move {
+	out := []Move{}
+	for g := range ring.GroupID(r.Shards() + 1) {
+		a, _ := r.Group(g)
+		for _, rep := range a.Replicas {
+			step := map[ring.Role]string{ring.Learner: "filling", ring.Outgoing: "leaving"}[rep.Role]
+			if step != "" {
+				out = append(out, Move{Group: g.String(), Step: step, Node: rep.Node.String()})
+			}
+		}
+	}
+	return out
+}
+
 // askSelf asks a member for itself. One that does not answer is suspect while gossip still shows it, dead after that.
 func (n *Node) askSelf(ctx context.Context, m ring.Member, inView bool) NodeStatus {
 	s := NodeStatus{ID: m.ID.String(), Addr: n.address(m.ID), State: "dead"}
@@ -108,13 +138,13 @@ func (n *Node) askSelf(ctx context.Context, m ring.Member, inView bool) NodeStat
 // tolerates is how many more nodes may fail, whichever they are, with every group keeping a majority.
 func tolerates(r *ring.Ring, gone map[ring.NodeID]bool) int {
 	spare := func(a ring.Assignment) int {
-		here := 0
-		for _, rep := range a.Replicas {
+		here, voters := 0, a.Voters()
+		for _, rep := range voters {
 			if !gone[rep.Node] {
 				here++
 			}
 		}
-		return here - (len(a.Replicas)/2 + 1)
+		return here - (len(voters)/2 + 1)
 	}
 	system, _ := r.Group(ring.SystemGroup)
 	least := spare(system)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ringfence/ringfence/ring"
 	"github.com/ringfence/ringfence/store/replica"
@@ -29,14 +30,20 @@ type Config struct {
 	Shards          int      // counts at formation only. Default 64.
 	Lease           string   // how an owner knows that it is one: "quorum" (default)
 	Timing          string   // "lan" (default) or "slow", counts at formation only
-	Logger          *slog.Logger
+	// ReplaceAfter is how long a member may be dead before its replicas are made anew on others. Default 5 minutes; what counts is the
+	// value at the node that runs the sequencer, so give all nodes the same.
+	ReplaceAfter time.Duration
+	Logger       *slog.Logger
 
 	// ReplicasSet and ShardsSet say that the values were given, not defaulted: then a cluster that differs is refused by name.
 	ReplicasSet, ShardsSet bool
+
+	plan ring.PlanConfig // of the sequencer; tests hurry it
 }
 
 const (
-	DefaultListen = "127.0.0.1:7420"
+	DefaultListen       = "127.0.0.1:7420"
+	DefaultReplaceAfter = 5 * time.Minute
 	// LeaseQuorum is the lease that rests on no clock: an owner asks a majority before a reply leaves.
 	LeaseQuorum = "quorum"
 )
@@ -109,6 +116,12 @@ func (c *Config) fillFormation() error {
 	}
 	if _, err := timing(c.Timing); err != nil {
 		return err
+	}
+	if c.ReplaceAfter == 0 {
+		c.ReplaceAfter = DefaultReplaceAfter
+	}
+	if c.ReplaceAfter < aliveTime {
+		return fmt.Errorf("--replace-after %v: want at least %v, or a node that restarts would be given up", c.ReplaceAfter, aliveTime)
 	}
 	if c.BootstrapExpect == 0 && len(c.Join) == 0 {
 		c.BootstrapExpect = 1

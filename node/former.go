@@ -99,7 +99,7 @@ func (f *former) firstRing() (*ring.Ring, error) {
 
 func (f *former) self() Candidate {
 	n := f.n
-	return Candidate{Member: ring.Member{ID: n.id, Addr: n.addr, GossipAddr: n.gossip.Addr()},
+	return Candidate{Member: ring.Member{ID: n.id, Addr: n.addr, GossipAddr: n.gossip.Addr(), Boot: n.boot},
 		Expect: n.cfg.BootstrapExpect, Shards: n.cfg.Shards, Replicas: n.cfg.Replicas, Timing: n.cfg.Timing}
 }
 
@@ -147,15 +147,15 @@ func newClusterID() ring.ClusterID {
 // look moves the formation on with what gossip shows now.
 func (f *former) look(ctx context.Context) error {
 	var seen []Candidate
-	var formed ring.ClusterID
+	var formed []string // where members of a cluster listen
 	for _, m := range f.n.gossip.View().Members {
 		switch {
 		case m.ID == f.n.id:
 		case m.Meta.Cluster.IsZero():
-			seen = append(seen, Candidate{Member: ring.Member{ID: m.ID, Addr: m.Meta.Listen, GossipAddr: m.Gossip},
+			seen = append(seen, Candidate{Member: ring.Member{ID: m.ID, Addr: m.Meta.Listen, GossipAddr: m.Gossip, Boot: m.Meta.Boot},
 				Expect: m.Meta.Expect, Shards: m.Meta.Shards, Replicas: m.Meta.Replicas, Timing: m.Meta.Timing})
 		default:
-			formed = m.Meta.Cluster
+			formed = append(formed, m.Meta.Listen)
 		}
 	}
 	f.mu.Lock()
@@ -164,9 +164,9 @@ func (f *former) look(ctx context.Context) error {
 		return nil
 	}
 	bound := f.machine.promise != nil
-	if !formed.IsZero() && !bound {
+	if len(formed) > 0 && !bound {
 		f.mu.Unlock()
-		return fmt.Errorf("cluster %s has formed already, and this version cannot admit another node to a cluster that runs: start all nodes of a new cluster together, with --bootstrap-expect, or take this node's --join away", formed)
+		return f.join(ctx, formed)
 	}
 	acts := f.machine.view(seen)
 	err := f.persist(acts)
@@ -176,6 +176,23 @@ func (f *former) look(ctx context.Context) error {
 	}
 	f.report(seen, bound)
 	f.carryOut(ctx, acts)
+	return nil
+}
+
+// join makes this node a member of the cluster that gossip shows.
+func (f *former) join(ctx context.Context, addrs []string) error {
+	err := f.n.join(ctx, addrs)
+	if errors.Is(err, errNotYet) {
+		f.say("waiting to be admitted to the cluster that the seeds belong to")
+		return nil
+	}
+	if err != nil || ctx.Err() != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.machine = nil
+	close(f.done)
 	return nil
 }
 
@@ -204,11 +221,15 @@ func (f *former) report(seen []Candidate, bound bool) {
 			}
 		}
 	}
+	f.say(what)
+}
+
+func (f *former) say(what string) {
 	if what == f.said && time.Since(f.saidAt) < 10*time.Second || time.Since(f.saidAt) < time.Second {
 		return
 	}
 	f.said, f.saidAt = what, time.Now()
-	n.log.Warn(what)
+	f.n.log.Warn(what)
 }
 
 // persist does the durable part of actions. The caller holds the lock, so that no message overtakes it.

@@ -17,7 +17,7 @@ const (
 	takeoverTime = 1500 * time.Millisecond // the other one leads by then, or has failed to
 	stopMoves    = 16                      // shards handed over at a time by a node that stops
 	backMoves    = 4                       // shards given back at a time
-	backPause    = 500 * time.Millisecond  // between two looks for shards that the ring prefers elsewhere
+	backPause    = 250 * time.Millisecond  // between two looks for shards that the ring prefers elsewhere
 	backAfter    = 3 * time.Second         // the preferred node has been fit to lead for so long
 	dampFirst    = 30 * time.Second        // a shard is not given back again before; doubled each time, up to dampMost
 	dampMost     = 8 * time.Minute
@@ -32,6 +32,7 @@ type mover struct {
 	moving map[ring.ShardID]ring.NodeID // being handed over to
 	fit    map[ring.ShardID]time.Time   // since when the preferred node could take the shard
 	damp   map[ring.ShardID]damping
+	wanted map[ring.ShardID]bool // a newer ring prefers another node than the one before it: the planner has damped that
 }
 
 // damping says when a shard was given back last, and for how long it is not after that.
@@ -53,7 +54,21 @@ func (d damping) moved(now time.Time) damping {
 }
 
 func newMover(n *Node) *mover {
-	return &mover{n: n, moving: map[ring.ShardID]ring.NodeID{}, fit: map[ring.ShardID]time.Time{}, damp: map[ring.ShardID]damping{}}
+	return &mover{n: n, moving: map[ring.ShardID]ring.NodeID{}, fit: map[ring.ShardID]time.Time{}, damp: map[ring.ShardID]damping{}, wanted: map[ring.ShardID]bool{}}
+}
+
+// heed notes which shards a newer ring prefers elsewhere: those move without further ado.
+func (m *mover) heed(old, r *ring.Ring) {
+	if old == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := range r.Shards() {
+		if s := ring.ShardID(i); old.Owner(s) != r.Owner(s) {
+			m.wanted[s] = true
+		}
+	}
 }
 
 // target is the node that a shard is being handed over to, 0 if it is not.
@@ -195,6 +210,7 @@ func (m *mover) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-t.C:
+			m.passSystem(ctx)
 			for _, s := range m.due(ctx, now) {
 				to := m.n.ring.Load().Owner(s)
 				slots <- struct{}{}
@@ -206,6 +222,26 @@ func (m *mover) run(ctx context.Context) {
 				})
 			}
 		}
+	}
+}
+
+// passSystem hands the system shard on if the ring wants this node without it.
+func (m *mover) passSystem(ctx context.Context) {
+	r, d := m.n.ring.Load(), m.n.driver.Load()
+	if r == nil || d == nil {
+		return
+	}
+	me, _ := r.Member(m.n.id)
+	a, _ := r.Group(ring.SystemGroup)
+	to := a.Replicas[0].Node
+	if h, ok := d.Hint(ring.SystemGroup); !ok || !h.Self || !h.Open || me.State.Stays() || to == m.n.id {
+		return
+	}
+	if able, err := d.Successors(ctx, ring.SystemGroup); err != nil || !slices.Contains(able, to) {
+		return
+	}
+	if err := m.pass(ctx, ring.SystemGroup, to); err != nil && ctx.Err() == nil {
+		m.n.log.Warn("the system shard was not handed over", "to", to.String(), "cause", err)
 	}
 }
 
@@ -238,6 +274,10 @@ func (m *mover) isDue(s ring.ShardID, able bool, now time.Time) bool {
 	if !able {
 		delete(m.fit, s)
 		return false
+	}
+	if m.wanted[s] && m.moving[s] == 0 {
+		delete(m.wanted, s)
+		return true
 	}
 	since, seen := m.fit[s]
 	if !seen {

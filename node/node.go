@@ -38,9 +38,12 @@ type Node struct {
 	server *tcp.Server
 	forms  *former
 
-	parking  *parking
-	mover    *mover
-	stopping atomic.Bool // shards are handed over, nothing new is begun
+	parking   *parking
+	mover     *mover
+	sequencer *sequencer
+	first     *ring.Ring // that the cluster was founded with; nil on a node that joined it. keepRing's.
+	leaving   atomic.Bool
+	stopping  atomic.Bool // shards are handed over, nothing new is begun
 
 	ring    atomic.Pointer[ring.Ring] // newest known; nil until the first
 	driver  atomic.Pointer[replica.Driver]
@@ -49,10 +52,10 @@ type Node struct {
 	serving chan struct{}
 	asking  chan struct{} // bounds the questions being answered
 
-	mu      sync.Mutex
-	fatal   error
-	stop    context.CancelCauseFunc
-	started map[ring.GroupID]bool
+	mu          sync.Mutex
+	fatal       error
+	stop        context.CancelCauseFunc
+	sequencerAt ring.NodeID // that answered last
 }
 
 // New opens the data directory and the ports. Errors name what is wrong and the remedy. Who does not call Run calls Close.
@@ -60,7 +63,7 @@ func New(cfg Config, classes ...actor.Class) (*Node, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Logger, news: make(chan ring.Epoch, 1), ownRing: make(chan *ring.Ring), serving: make(chan struct{}), asking: make(chan struct{}, askMax), started: make(map[ring.GroupID]bool)}
+	n := &Node{cfg: cfg, log: cfg.Logger, news: make(chan ring.Epoch, 1), ownRing: make(chan *ring.Ring), serving: make(chan struct{}), asking: make(chan struct{}, askMax)}
 	n.parking, n.mover = &parking{n: n}, newMover(n)
 	var err error
 	if n.host, err = host.New(classes, host.Options{Logger: cfg.Logger, Skim: transport.Skim}); err != nil {
@@ -204,7 +207,10 @@ func (n *Node) serve(ctx context.Context) error {
 			n.fail(err)
 		}
 	})
+	n.sequencer = newSequencer(n.log, n.cfg.ReplaceAfter, n.cfg.plan, func(r *ring.Ring) { n.publish(ctx, r) })
 	n.driver.Store(d)
+	wg.Go(func() { n.sequencer.run(ctx) })
+	wg.Go(func() { n.reportNews(ctx) })
 	wg.Go(func() {
 		if err := n.keepRing(ctx); err != nil {
 			n.fail(err)

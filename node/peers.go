@@ -157,10 +157,15 @@ func (n *Node) ask(ctx context.Context, addr string, want ring.NodeID, name stri
 	defer c.Close()
 	resp, err := c.Roundtrip(ctx, transport.Request{Name: name, Body: body})
 	if err == nil && resp.Error != "" {
-		err = errors.New(resp.Error)
+		err = &answerError{resp.Error}
 	}
 	return resp.Body, err
 }
+
+// answerError is what another node answered instead of what was asked for.
+type answerError struct{ text string }
+
+func (e *answerError) Error() string { return e.text }
 
 // askTime bounds one question to another node.
 const askTime = 2 * time.Second

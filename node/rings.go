@@ -2,23 +2,24 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/ringfence/ringfence/ring"
-	"github.com/ringfence/ringfence/store"
 	"github.com/ringfence/ringfence/store/replica"
 )
 
 // recordRing is the name under which a node keeps the newest ring it has seen, so that a cluster whose nodes all stopped comes back by itself.
 const recordRing = "ring"
 
-// keepRing starts from the ring on disk, fetches newer ones, and starts the groups that they put here.
+// keepRing starts from the ring on disk, fetches newer ones, and starts and ends the groups that they put here and take away.
 func (n *Node) keepRing(ctx context.Context) error {
-	if err := n.startSystem(ctx); err != nil {
+	first, err := n.forms.firstRing()
+	if err != nil {
 		return err
 	}
+	n.first = first
+	n.sequencer.update(func() { n.sequencer.first = first })
 	b, ok, err := n.engine.Record(recordRing)
 	if err != nil {
 		return err
@@ -31,6 +32,8 @@ func (n *Node) keepRing(ctx context.Context) error {
 		if err := n.adopt(ctx, r); err != nil {
 			return err
 		}
+	} else if err := n.startSystem(ctx); err != nil {
+		return err
 	}
 	beat := time.NewTicker(100 * time.Millisecond)
 	defer beat.Stop()
@@ -72,27 +75,58 @@ func (n *Node) wrongCluster() error {
 	return nil
 }
 
-// startSystem runs the replica of the system shard that this node was founded with, if any.
+// startSystem runs the replica of the system shard that this node was founded with, if any: there is no ring yet.
 func (n *Node) startSystem(ctx context.Context) error {
-	first, err := n.forms.firstRing()
-	if err != nil || first == nil {
-		return err
-	}
-	a, _ := first.Group(ring.SystemGroup)
-	if _, here := a.On(n.id); !here {
+	if n.first == nil {
 		return nil
 	}
-	seq := newSequencer(n.log, first, func(r *ring.Ring) { n.publish(ctx, r) })
-	go seq.run(ctx)
-	return n.startGroup(ctx, ring.SystemGroup, a, seq)
+	return n.startGroup(ctx, ring.SystemGroup, n.first)
 }
 
-func (n *Node) startGroup(ctx context.Context, g ring.GroupID, a ring.Assignment, owner store.Owner) error {
-	if n.started[g] {
+// startGroup runs this node's replica of a group as a ring wants it, if it has one.
+func (n *Node) startGroup(ctx context.Context, g ring.GroupID, r *ring.Ring) error {
+	a, _ := r.Group(g)
+	rep, here := a.On(n.id)
+	if !here {
 		return nil
 	}
-	n.started[g] = true
-	return n.driver.Load().Start(ctx, replica.GroupSpec{Group: g, Replicas: a.Replicas, Owner: owner})
+	spec := replica.GroupSpec{Group: g, Epoch: r.Epoch(), Replicas: a.Replicas, Owner: owner{n.host, n.parking}}
+	if g == ring.SystemGroup {
+		spec.Owner = n.sequencer
+	}
+	// A replica that the cluster was founded with begins with its founders' votes, however late this node gets to it. Every other
+	// one begins empty.
+	if n.first != nil {
+		founders, _ := n.first.Group(g)
+		if old, ok := founders.On(n.id); ok && old.ID == rep.ID {
+			for _, f := range founders.Replicas {
+				spec.Founders = append(spec.Founders, f.ID)
+			}
+		}
+	}
+	return n.driver.Load().Start(ctx, spec)
+}
+
+// endGroups removes the replicas that a ring does not put here any more. A ring drops a replica only when its group does without it.
+func (n *Node) endGroups(ctx context.Context, r *ring.Ring) error {
+	have, err := n.engine.Replicas()
+	if err != nil {
+		return err
+	}
+	for _, rec := range have {
+		if rec.Replica == 0 {
+			continue
+		}
+		a, _ := r.Group(rec.Group)
+		if _, here := a.On(n.id); here {
+			continue
+		}
+		if err := n.driver.Load().Remove(ctx, rec.Group); err != nil {
+			return err
+		}
+		n.log.Info("a replica has gone from here", "group", rec.Group.String(), "replica", rec.Replica)
+	}
+	return nil
 }
 
 // publish is called with the ring that the system shard holds.
@@ -156,21 +190,30 @@ func (n *Node) adopt(ctx context.Context, r *ring.Ring) error {
 			return nil
 		}
 	}
+	me, member := r.Member(n.id)
+	if !member {
+		n.removed()
+		return nil
+	}
+	n.leaving.Store(me.State == ring.Leaving)
 	if err := n.engine.PutRecord(recordRing, r.Encode()); err != nil {
 		return err
 	}
 	n.driver.Load().SetEpoch(r.Epoch())
+	n.mover.heed(n.ring.Load(), r)
 	n.ring.Store(r)
 	n.gossip.SetEpoch(r.Epoch())
 	n.log.Info("a ring", "epoch", r.Epoch(), "members", len(r.Members()), "shards", r.Shards())
-	for s := range r.Shards() {
-		id := ring.ShardID(s)
-		if _, here := r.Shard(id).On(n.id); !here {
-			continue
-		}
-		if err := n.startGroup(ctx, id.Group(), r.Shard(id), owner{n.host, n.parking}); err != nil && !errors.Is(err, ctx.Err()) {
+	for g := range ring.GroupID(r.Shards() + 1) {
+		if err := n.startGroup(ctx, g, r); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
 			return err
 		}
+	}
+	if err := n.endGroups(ctx, r); err != nil && ctx.Err() == nil {
+		return err
 	}
 	return nil
 }
@@ -188,7 +231,7 @@ func (n *Node) checkServing() {
 	}
 	for s := range r.Shards() {
 		id := ring.ShardID(s)
-		if _, here := r.Shard(id).On(n.id); !here {
+		if rep, here := r.Shard(id).On(n.id); !here || rep.Role != ring.Voter {
 			continue
 		}
 		h, ok := n.driver.Load().Hint(id.Group())

@@ -1,5 +1,11 @@
 package node
 
+import (
+	"github.com/vmihailenco/msgpack/v5"
+
+	"github.com/ringfence/ringfence/ring"
+)
+
 // The answers to the requests "status" and "where", as msgpack on the wire and as JSON on the command line.
 
 // NodeInfo names a node by its ID and its --listen address as others reach it.
@@ -26,6 +32,23 @@ type Status struct {
 	Tolerates int          `json:"tolerates" msgpack:"tolerates"` // nodes that may fail at once without a shard or the system shard stopping
 	Unowned   int          `json:"unowned" msgpack:"unowned"`     // shards without an owner as far as known
 	Nodes     []NodeStatus `json:"nodes" msgpack:"nodes"`
+	Moves     []Move       `json:"moves" msgpack:"moves"` // what is under way; empty when the cluster is as it should be
+}
+
+// Move is one replica on its way in or out.
+type Move struct {
+	Group string `json:"group" msgpack:"group"` // shard-N or system
+	Step  string `json:"step" msgpack:"step"`   // filling, leaving
+	Node  string `json:"node" msgpack:"node"`
+}
+
+// NodeRequest is the body of the requests "leave" and "remove": the node that is to go.
+func NodeRequest(id string) ([]byte, error) {
+	n, err := ring.ParseNodeID(id)
+	if err != nil {
+		return nil, err
+	}
+	return msgpack.Marshal(uint64(n))
 }
 
 // Where is the answer to "where".
