@@ -68,15 +68,17 @@ func TestRolling(t *testing.T) {
 	needsNemesis(t)
 	c := startCluster(t, 3, 64)
 	u := startUser(t, c)
-	for _, p := range c.nodes {
-		keys := u.ownedBy(p)
-		from := now()
-		p.stop(t)
-		p.start(t)
-		p.waitServing(t)
-		c.waitWhole(t, 30*time.Second)
-		u.more(2 * counters)
-		u.fault(from, keys)
+	for range rounds(2, 10) {
+		for _, p := range c.nodes {
+			keys := u.ownedBy(p)
+			from := now()
+			p.stop(t)
+			p.start(t)
+			p.waitServing(t)
+			c.waitWhole(t, 30*time.Second)
+			u.more(2 * counters)
+			u.fault(from, keys)
+		}
 	}
 	u.finish().wantNoFailure(t, 500*time.Millisecond)
 }
