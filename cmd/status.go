@@ -25,13 +25,9 @@ func (a *app) statusCommand() *cobra.Command {
 			return err
 		}
 		defer done()
-		b, err := ask(ctx, cl, f.servers, "status", nil)
+		s, err := statusFrom(ctx, cl, f.servers)
 		if err != nil {
 			return err
-		}
-		s, err := node.DecodeStatus(b)
-		if err != nil {
-			return fmt.Errorf("the answer is not a status: %w", err)
 		}
 		if asJSON {
 			return writeJSON(a.out, s)
@@ -50,6 +46,12 @@ func writeStatus(w io.Writer, s *node.Status) error {
 	fmt.Fprintln(t, "ID\tADDR\tSTATE\tVERSION\tOWNED")
 	for _, n := range s.Nodes {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\n", n.ID, n.Addr, n.State, n.Version, n.Owned)
+	}
+	if len(s.Moves) > 0 {
+		fmt.Fprintln(t, "\nMOVING\tSTEP\tNODE")
+		for _, m := range s.Moves {
+			fmt.Fprintf(t, "%s\t%s\t%s\n", m.Group, m.Step, m.Node)
+		}
 	}
 	return t.Flush()
 }

@@ -32,7 +32,8 @@ type Node struct {
 	engine *store.Engine
 	host   *host.Host
 	ln     net.Listener
-	addr   string // --listen as others reach it
+	httpLn net.Listener // nil without --http
+	addr   string       // --listen as others reach it
 	gossip *gossip.Gossip
 	peers  *peers
 	server *tcp.Server
@@ -75,13 +76,23 @@ func New(cfg Config, classes ...actor.Class) (*Node, error) {
 	if n.ln, err = tcp.Listen(context.Background(), "--listen", cfg.Listen); err != nil {
 		return nil, err
 	}
+	if n.httpLn, err = listenHTTP(cfg); err != nil {
+		return nil, errors.Join(err, n.ln.Close())
+	}
 	if n.addr = cfg.AdvertiseListen; n.addr == "" {
 		n.addr = n.ln.Addr().String()
 	}
 	if err := n.open(); err != nil {
-		return nil, errors.Join(err, n.ln.Close())
+		return nil, errors.Join(err, n.closeListeners())
 	}
 	return n, nil
+}
+
+func (n *Node) closeListeners() error {
+	if n.httpLn != nil {
+		return errors.Join(n.ln.Close(), n.httpLn.Close())
+	}
+	return n.ln.Close()
 }
 
 // open opens the data directory and checks that it is what the flags say.
@@ -149,7 +160,7 @@ func (n *Node) Serving() <-chan struct{} { return n.serving }
 func (n *Node) Ring() *ring.Ring { return n.ring.Load() }
 
 // Close gives back what New opened, if Run is not called.
-func (n *Node) Close() error { return errors.Join(n.ln.Close(), n.engine.Close()) }
+func (n *Node) Close() error { return errors.Join(n.closeListeners(), n.engine.Close()) }
 
 // Run serves until ctx ends, then stops cleanly and returns nil. An error says why the node cannot go on.
 func (n *Node) Run(ctx context.Context) error {
@@ -159,7 +170,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.peers = newPeers(n)
 	defer n.peers.close()
 	if err := n.startGossip(); err != nil {
-		return errors.Join(err, n.ln.Close())
+		return errors.Join(err, n.closeListeners())
 	}
 	defer n.gossip.Close()
 	var wg sync.WaitGroup
@@ -169,6 +180,11 @@ func (n *Node) Run(ctx context.Context) error {
 	defer stopServing()
 	wg.Go(func() {
 		if err := n.server.Serve(serving, n.ln); err != nil {
+			n.fail(err)
+		}
+	})
+	wg.Go(func() {
+		if err := n.serveHTTP(serving, n.httpLn, ctx.Done()); err != nil {
 			n.fail(err)
 		}
 	})
