@@ -211,8 +211,7 @@ func (m *mover) run(ctx context.Context) {
 			return
 		case now := <-t.C:
 			m.passSystem(ctx)
-			for _, s := range m.due(ctx, now) {
-				to := m.n.ring.Load().Owner(s)
+			for s, to := range m.due(ctx, now) {
 				slots <- struct{}{}
 				wg.Go(func() {
 					defer func() { <-slots }()
@@ -245,24 +244,27 @@ func (m *mover) passSystem(ctx context.Context) {
 	}
 }
 
-// due are the shards that this node owns, the ring prefers elsewhere, and whose preferred node has been fit for a while. They count as moved.
-func (m *mover) due(ctx context.Context, now time.Time) []ring.ShardID {
+// due are the shards that this node owns, the ring prefers elsewhere, and whose preferred node has been fit for a while, with that node.
+// They count as moved. A replica that is to leave its group does not insist on the preferred node: any voter will do.
+func (m *mover) due(ctx context.Context, now time.Time) map[ring.ShardID]ring.NodeID {
 	r, d := m.n.ring.Load(), m.n.driver.Load()
 	if r == nil || d == nil {
 		return nil
 	}
-	var out []ring.ShardID
+	out := map[ring.ShardID]ring.NodeID{}
 	for i := range r.Shards() {
 		s := ring.ShardID(i)
-		to := r.Owner(s)
 		h, ok := d.Hint(s.Group())
-		able := ok && h.Self && h.Open && to != m.n.id
-		if able {
-			nodes, err := d.Successors(ctx, s.Group())
-			able = err == nil && slices.Contains(nodes, to)
-		}
-		if m.isDue(s, able, now) {
-			out = append(out, s)
+		if to := r.Owner(s); !ok || !h.Self || !h.Open || to == m.n.id {
+			m.isDue(s, false, now)
+		} else if nodes, err := d.Successors(ctx, s.Group()); err != nil {
+			continue
+		} else if rep, _ := r.Shard(s).On(m.n.id); !slices.Contains(nodes, to) && rep.Role == ring.Outgoing {
+			if to := m.successor(ctx, s.Group()); to != 0 {
+				out[s] = to
+			}
+		} else if m.isDue(s, slices.Contains(nodes, to), now) {
+			out[s] = to
 		}
 	}
 	return out

@@ -49,6 +49,9 @@ func (r *Ring) Leave(id NodeID) (*Ring, error) { return r.part(id, Leaving) }
 // Lose is the next ring in which a member is given up. Refused while it is alive, for the last one that stays, and if some group would not
 // keep a majority that answers without it.
 func (r *Ring) Lose(id NodeID, f *Facts) (*Ring, error) {
+	if _, ok := r.Member(id); !ok {
+		return nil, fmt.Errorf("node %s is no member of this cluster", id)
+	}
 	if f.Nodes[id].Alive {
 		return nil, fmt.Errorf("node %s is alive: let it leave instead, or stop it first", id)
 	}

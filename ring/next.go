@@ -237,7 +237,7 @@ func (s *stepper) group(g GroupID, want []NodeID) {
 	a := s.n.groupRef(g)
 	gf, known := s.f.Groups[g]
 	s.cancel(g, a, want)
-	if !known || gf.Joint || s.drop(g, a, &gf) || !settled(a, &gf) {
+	if !known || gf.Joint || s.revoke(g, a, &gf) || s.drop(g, a, &gf) || !settled(a, &gf) {
 		s.p.forgetLeader(g, known)
 		return
 	}
@@ -276,6 +276,24 @@ func (s *stepper) cancel(g GroupID, a *Assignment, want []NodeID) {
 			s.did(StepRetire, g, *rep)
 		}
 	}
+}
+
+// revoke takes a promotion back whose replica died before its group carried it out: the group would wait for it for ever. Who was to go in
+// the same change stays.
+func (s *stepper) revoke(g GroupID, a *Assignment, gf *GroupFacts) (some bool) {
+	for i := range a.Replicas {
+		rep := &a.Replicas[i]
+		if i > 0 && rep.Role == Voter && !slices.Contains(gf.Voters, rep.ID) && !s.alive(rep.Node) {
+			rep.Role, some = Outgoing, true
+			s.did(StepRetire, g, *rep)
+		}
+	}
+	for i := range a.Replicas {
+		if rep := &a.Replicas[i]; some && rep.Role == Outgoing && slices.Contains(gf.Voters, rep.ID) {
+			rep.Role = Voter
+		}
+	}
+	return some
 }
 
 // drop takes replicas out of the ring that are out of their group.
