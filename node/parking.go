@@ -14,7 +14,8 @@ import (
 // Between two owners of a shard there is a moment without one. Calls that reach the node that is about to become the owner, or a
 // replica that does not know of a leader, wait there: parked, in the order in which they came, in bounded number and for a bounded time.
 const (
-	parkTime  = 1200 * time.Millisecond // an election and what follows; then the call is refused and its client goes on looking
+	parkTime  = 1200 * time.Millisecond // while this node takes the shard over; then the call is refused and its client goes on looking
+	parkBlind = 250 * time.Millisecond  // while it knows of no leader: it may be cut off, and another node may know better
 	parkPause = 20 * time.Millisecond   // between two looks at whether waiting still makes sense
 	parkMax   = 16384                   // calls parked on a node
 	parkBytes = 64 << 20                // and the bytes of their arguments
@@ -59,7 +60,7 @@ func (p *parking) deliver(s ring.ShardID, c parked) {
 	}
 	p.count.Add(1)
 	p.bytes.Add(int64(len(c.call.Arg)))
-	c.until = time.Now().Add(parkTime)
+	c.until = time.Now().Add(p.patience(s))
 	l.queue = append(l.queue, c)
 	first := len(l.queue) == 1
 	l.mu.Unlock()
@@ -73,6 +74,14 @@ func (p *parking) watch(s ring.ShardID) {
 	if p.look(s) {
 		time.AfterFunc(parkPause, func() { p.watch(s) })
 	}
+}
+
+// patience is how long a call may be parked.
+func (p *parking) patience(s ring.ShardID) time.Duration {
+	if h, ok := p.n.driver.Load().Hint(s.Group()); ok && h.Self {
+		return parkTime
+	}
+	return parkBlind
 }
 
 // awaits reports whether a shard that is not served here may be soon.

@@ -223,11 +223,7 @@ func (q *sequencer) decide(now time.Time) {
 // giveUp declares members lost that have been dead for too long.
 func (q *sequencer) giveUp(now time.Time, facts *ring.Facts) *ring.Ring {
 	for _, m := range q.current.Members() {
-		last := q.reports[m.ID].at
-		if last.Before(q.opened) {
-			last = q.opened
-		}
-		if m.State == ring.Lost || now.Sub(last) < q.replaceAfter {
+		if m.State == ring.Lost || now.Sub(q.lastHeard(m.ID)) < q.replaceAfter {
 			continue
 		}
 		next, err := q.current.Lose(m.ID, facts)
@@ -238,6 +234,14 @@ func (q *sequencer) giveUp(now time.Time, facts *ring.Facts) *ring.Ring {
 		return next
 	}
 	return nil
+}
+
+// lastHeard is when a member was heard of last. A new sequencer has heard of nobody, and gives everybody the benefit of the doubt.
+func (q *sequencer) lastHeard(id ring.NodeID) time.Time {
+	if at := q.reports[id].at; at.After(q.opened) {
+		return at
+	}
+	return q.opened
 }
 
 func (q *sequencer) put(r *ring.Ring) {
@@ -251,8 +255,8 @@ func (q *sequencer) put(r *ring.Ring) {
 // facts are what the members have reported lately.
 func (q *sequencer) facts(now time.Time) *ring.Facts {
 	f := &ring.Facts{Now: now.Sub(q.start), Nodes: map[ring.NodeID]ring.NodeFacts{}, Groups: map[ring.GroupID]ring.GroupFacts{}}
-	for id, r := range q.reports {
-		f.Nodes[id] = ring.NodeFacts{Alive: now.Sub(r.at) < aliveTime}
+	for _, m := range q.current.Members() {
+		f.Nodes[m.ID] = ring.NodeFacts{Alive: now.Sub(q.lastHeard(m.ID)) < aliveTime}
 	}
 	for g, r := range q.leaders {
 		if f.Nodes[r.from].Alive {
