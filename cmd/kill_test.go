@@ -103,7 +103,7 @@ func startNodes(t *testing.T, n int) []*nodeProcess {
 			}
 		}
 		p := &nodeProcess{number: i + 1, listen: a.listen, err: newLines(), args: []string{"node", "--data", filepath.Join(dir, strconv.Itoa(i+1)),
-			"--listen", a.listen, "--gossip", a.gossip, "--join", strings.Join(seeds, ","), "--bootstrap-expect", strconv.Itoa(n)}}
+			"--listen", a.listen, "--gossip", a.gossip, "--http", a.http, "--join", strings.Join(seeds, ","), "--bootstrap-expect", strconv.Itoa(n)}}
 		p.start(t)
 		nodes = append(nodes, p)
 	}

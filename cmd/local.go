@@ -120,7 +120,7 @@ func (l *local) keep(exe, level string, started chan<- error) {
 }
 
 func (l *local) start(c *child, exe, level string) error {
-	args := []string{"node", "--data", c.dir, "--listen", c.addrs.listen, "--gossip", c.addrs.gossip, "--log-level", level}
+	args := []string{"node", "--data", c.dir, "--listen", c.addrs.listen, "--gossip", c.addrs.gossip, "--http", c.addrs.http, "--log-level", level}
 	if seeds := l.seeds(c); len(seeds) > 0 {
 		args = append(args, "--join", strings.Join(seeds, ","), "--bootstrap-expect", strconv.Itoa(len(l.nodes)))
 	}

@@ -2,8 +2,10 @@ package cmd
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"runtime/debug"
+	"strconv"
 
 	"github.com/ringfence/ringfence/node"
 	"github.com/spf13/cobra"
@@ -11,7 +13,6 @@ import (
 
 func (a *app) nodeCommand() *cobra.Command {
 	var cfg node.Config
-	var http string
 	c := &cobra.Command{
 		Use:   "node --data DIR",
 		Short: "Run one node of a cluster until it is told to stop",
@@ -25,7 +26,7 @@ Without --join, an empty directory forms a cluster of one. With --join it never 
 	fl.StringVar(&cfg.Data, "data", "", "data `directory` of this node, for ever (required)")
 	fl.StringVar(&cfg.Listen, "listen", node.DefaultListen, "`address` for calls and for other nodes")
 	fl.StringVar(&cfg.Gossip, "gossip", "", "`address` for gossip, TCP and UDP (default: the port after --listen)")
-	fl.StringVar(&http, "http", "", "`address` for HTTP; this version serves none")
+	fl.StringVar(&cfg.HTTP, "http", "", "`address` for /healthz, /readyz and /metrics, or off (default: two ports after --listen)")
 	fl.StringVar(&cfg.AdvertiseListen, "advertise-listen", "", "how others reach --listen, if not by its `address`")
 	fl.StringVar(&cfg.AdvertiseGossip, "advertise-gossip", "", "how others reach --gossip, if not by its `address`")
 	fl.StringSliceVar(&cfg.Join, "join", nil, "other nodes' --gossip `addresses`")
@@ -43,14 +44,33 @@ Without --join, an empty directory forms a cluster of one. With --join it never 
 		if cfg.Data == "" {
 			return usagef(c, "--data is missing: a node needs a directory of its own")
 		}
-		if http != "" {
-			log.Warn("this version serves no HTTP: --http has no effect", "http", http)
-		}
+		cfg.HTTP = httpAddr(cfg.HTTP, cfg.Listen)
 		cfg.Logger = log
 		cfg.ReplicasSet, cfg.ShardsSet = fl.Changed("replicas"), fl.Changed("shards")
 		return a.runNode(c, cfg)
 	}
 	return c
+}
+
+// httpAddr is where a node serves HTTP: as given, nowhere if that is off, or two ports after --listen. A --listen that cannot be read is
+// refused by who needs it.
+func httpAddr(given, listen string) string {
+	switch given {
+	case "off":
+		return ""
+	case "":
+	default:
+		return given
+	}
+	h, p, err := net.SplitHostPort(listen)
+	port, atoiErr := strconv.Atoi(p)
+	if err != nil || atoiErr != nil {
+		return ""
+	}
+	if port != 0 {
+		port += httpPort
+	}
+	return net.JoinHostPort(h, strconv.Itoa(port))
 }
 
 // gcPercent is a node's GOGC unless the environment sets one. A node keeps little in memory and allocates much of it briefly: with the

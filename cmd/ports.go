@@ -7,7 +7,7 @@ import (
 	"strconv"
 )
 
-// Each node of a local cluster has its ports side by side: --listen, --gossip, and one more that is kept for HTTP.
+// Each node of a local cluster has its ports side by side: --listen, --gossip, --http.
 const (
 	portStep   = 10
 	host       = "127.0.0.1"
@@ -15,10 +15,11 @@ const (
 	maxLocal   = 32 // nodes of one local cluster
 	freeTries  = 20
 	gossipPort = 1 // after --listen
+	httpPort   = 2
 )
 
 // nodeAddrs are the addresses of one node.
-type nodeAddrs struct{ listen, gossip string }
+type nodeAddrs struct{ listen, gossip, http string }
 
 // localAddrs gives n nodes their addresses: from base on, or any free ones if base is 0. Every port is tried first, so that a
 // port in use is one clear error and not that of one process among several.
@@ -29,7 +30,7 @@ func localAddrs(n, base int) ([]nodeAddrs, error) {
 	addrs := make([]nodeAddrs, n)
 	for i := range addrs {
 		port := base + portStep*i
-		addrs[i] = nodeAddrs{listen: hostPort(port), gossip: hostPort(port + gossipPort)}
+		addrs[i] = nodeAddrs{listen: hostPort(port), gossip: hostPort(port + gossipPort), http: hostPort(port + httpPort)}
 		if err := tryPorts(i+1, addrs[i]); err != nil {
 			return nil, err
 		}
@@ -45,6 +46,11 @@ func tryPorts(number int, a nodeAddrs) error {
 		return portError(number, "--listen", a.listen, err)
 	}
 	defer l.Close()
+	h, err := net.Listen("tcp", a.http)
+	if err != nil {
+		return portError(number, "--http", a.http, err)
+	}
+	defer h.Close()
 	release, err := bindGossip(a.gossip)
 	if err != nil {
 		return portError(number, "--gossip", a.gossip, err)
@@ -85,7 +91,12 @@ func freeAddrs(n int) ([]nodeAddrs, error) {
 			return nil, err
 		}
 		defer release()
-		addrs[i] = nodeAddrs{listen: l.Addr().String(), gossip: gossip}
+		h, err := net.Listen("tcp", hostPort(0))
+		if err != nil {
+			return nil, err
+		}
+		defer h.Close()
+		addrs[i] = nodeAddrs{listen: l.Addr().String(), gossip: gossip, http: h.Addr().String()}
 	}
 	return addrs, nil
 }
