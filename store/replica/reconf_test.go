@@ -129,7 +129,7 @@ func TestStaleTargetChangesNothing(t *testing.T) {
 		t.Fatalf("after a change for ring 5: %+v", f)
 	}
 	lead.target = Target{Epoch: 4, Voters: []ring.ReplicaID{1, 2, 3}} // what it would be, had it not heard of ring 5
-	lead.fence.Epoch = 4                                             // so that it proposes; the others' fences decide alike
+	lead.fence.Epoch = 4                                              // so that it proposes; the others' fences decide alike
 	other := c.g[uint64(self%3+1)]
 	c.tick(20)
 	if other.fence.Epoch != 5 || len(other.conf.GetVoters()) != 2 || len(other.conf.GetLearners()) != 0 {
