@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -326,4 +327,32 @@ func TestRefusedChanges(t *testing.T) {
 	if err := n.Run(ctx); err == nil || !strings.Contains(err.Error(), "--shards 32: cluster ") {
 		t.Fatal(err)
 	}
+}
+
+// TestCopyOfADirectoryIsRefused: a second process with one identity ends by itself, and the first goes on.
+func TestCopyOfADirectoryIsRefused(t *testing.T) {
+	cfg := quietConfig(t.TempDir())
+	cfg.Listen, cfg.Gossip = freeAddr(t), "127.0.0.1:0"
+	original := launch(t, cfg)
+	waitServing(t, original)
+	original.stop(t)
+	copied := quietConfig(t.TempDir())
+	if err := os.CopyFS(copied.Data, os.DirFS(cfg.Data)); err != nil {
+		t.Fatal(err)
+	}
+	original = launch(t, cfg)
+	waitServing(t, original)
+	second, err := New(copied, stock.Counter())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := second.Run(ctx); err == nil || !strings.Contains(err.Error(), "data directory "+copied.Data+" is a copy") {
+		t.Fatalf("a copy was served: %v", err)
+	}
+	// The other way about: moved to another address while nobody else runs, it is the same node.
+	original.stop(t)
+	cfg.Listen = freeAddr(t)
+	waitServing(t, launch(t, cfg))
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -204,8 +205,40 @@ func (n *Node) life(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := n.onlyOne(ctx); err != nil {
+		return err
+	}
 	n.gossip.SetCluster(n.engine.Identity().Cluster)
 	return n.serve(ctx)
+}
+
+// onlyOne refuses to serve from a copy of a data directory while the original runs where the cluster knows it. Two processes with one
+// identity would vote twice.
+func (n *Node) onlyOne(ctx context.Context) error {
+	b, ok, err := n.engine.Record(recordRing)
+	if err != nil || !ok {
+		return err
+	}
+	r, err := ring.Decode(b)
+	if err != nil {
+		return n.engine.Damaged(err)
+	}
+	m, ok := r.Member(n.id)
+	if !ok || m.Addr == n.addr { // nobody else listens there
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	c, err := tcp.Dial(ctx, m.Addr, n.hello(transport.PurposeCalls, n.id), tcp.DialOptions{Handler: linkHandler{n}, Epoch: n.epoch})
+	if err == nil {
+		c.Close()
+		return nil
+	}
+	if strings.Contains(err.Error(), alreadyRuns) {
+		return fmt.Errorf("data directory %s is a copy: node %s, whose directory it is, runs at %s; remove the copy, and give this process an empty --data to join as a new node",
+			n.cfg.Data, n.id, m.Addr)
+	}
+	return nil
 }
 
 // serve runs the node's groups until ctx ends.

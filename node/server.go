@@ -15,6 +15,9 @@ import (
 	"github.com/ringfence/ringfence/transport/tcp"
 )
 
+// alreadyRuns is how a node recognizes that another process has its identity.
+const alreadyRuns = "is already running here"
+
 // handshake decides who may connect. Who does not belong to this cluster is refused by name.
 func (n *Node) handshake(h transport.Hello) transport.HelloReply {
 	mine := n.cluster()
@@ -27,7 +30,7 @@ func (n *Node) handshake(h transport.Hello) transport.HelloReply {
 	case h.Purpose != transport.PurposeCalls && (h.Node == 0 || mine.IsZero() || h.Cluster != mine):
 		r.Error = fmt.Sprintf("only members of cluster %s connect for that purpose", mine)
 	case h.Node == n.id && h.Boot != n.boot && h.Node != 0:
-		r.Error = fmt.Sprintf("node %s is already running here: is a copy of its data directory in use?", n.id)
+		r.Error = fmt.Sprintf("node %s %s: is a copy of its data directory in use?", n.id, alreadyRuns)
 	}
 	return r
 }
