@@ -52,6 +52,7 @@ type Gossip struct {
 	cfg     Config
 	log     *slog.Logger
 	list    *memberlist.Memberlist
+	addr    string
 	changed chan struct{}
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -88,6 +89,7 @@ func Start(cfg Config) (*Gossip, error) {
 		}
 		return nil, fmt.Errorf("--gossip %s: %w", cfg.Bind, err)
 	}
+	g.addr = address(g.list.LocalNode()) // memberlist writes to its node whenever the metadata changes: it is read once
 	ctx, cancel := context.WithCancel(context.Background())
 	g.cancel = cancel
 	g.wg.Go(func() { g.rejoin(ctx) })
@@ -152,7 +154,7 @@ func hostPort(s string) (string, int, error) {
 }
 
 // Addr is the address that others are told.
-func (g *Gossip) Addr() string { return address(g.list.LocalNode()) }
+func (g *Gossip) Addr() string { return g.addr }
 
 // Changed gets a value after the view has changed; a slow reader misses intermediate views, never the newest.
 func (g *Gossip) Changed() <-chan struct{} { return g.changed }
