@@ -84,8 +84,9 @@ func (d *Driver) drop(g ring.GroupID, done func()) {
 
 // Facts are those of all groups that this node leads under an open token, in order of their IDs. Safe from any goroutine.
 func (d *Driver) Facts(ctx context.Context) ([]Facts, error) {
-	var out []Facts
-	err := d.on(ctx, func() error {
+	got := make(chan []Facts, 1) // a caller that has given up must not share what is still being gathered
+	d.inbox.call(func() {
+		var out []Facts
 		for _, m := range d.order {
 			m.guard(func() {
 				if f, ok := m.g.Facts(); ok {
@@ -93,9 +94,14 @@ func (d *Driver) Facts(ctx context.Context) ([]Facts, error) {
 				}
 			})
 		}
-		return nil
+		got <- out
 	})
-	return out, err
+	select {
+	case out := <-got:
+		return out, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // add runs on the driver's goroutine.
