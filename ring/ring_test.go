@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"runtime"
 	"strings"
 	"testing"
@@ -84,11 +85,18 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		b := binary.LittleEndian.AppendUint32(bytes.Clone(body), crc32.Checksum(body, castagnoli))
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		r, err := Decode(b)
-		runtime.ReadMemStats(&after)
-		if got := after.TotalAlloc - before.TotalAlloc; got > uint64(64*len(b)+64<<10) {
+		var r *Ring
+		var err error
+		// The least of five: the runtime counts for the whole process, and the fuzzer's own goroutines allocate too.
+		got := uint64(math.MaxUint64)
+		for range 5 {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			r, err = Decode(b)
+			runtime.ReadMemStats(&after)
+			got = min(got, after.TotalAlloc-before.TotalAlloc)
+		}
+		if got > uint64(64*len(b)+64<<10) {
 			t.Fatalf("%d bytes allocated for an input of %d", got, len(b))
 		}
 		if err != nil {
