@@ -33,7 +33,7 @@ Without --join, an empty directory forms a cluster of one. With --join it never 
 	fl.IntVar(&cfg.BootstrapExpect, "bootstrap-expect", 0, "this many nodes that list each other form one cluster")
 	fl.IntVar(&cfg.Replicas, "replicas", 0, "copies of each shard, when the cluster forms (default 3)")
 	fl.IntVar(&cfg.Shards, "shards", 0, "number of shards, when the cluster forms (default 64)")
-	fl.StringVar(&cfg.Lease, "lease", "", "how an owner knows that it is one: quorum")
+	fl.StringVar(&cfg.Lease, "lease", "", "how an owner knows that it is one: clock, or quorum for hosts whose clocks can stand still (VM snapshots, live migration) (default clock)")
 	fl.StringVar(&cfg.Timing, "timing", "", "lan or slow, when the cluster forms (default lan)")
 	fl.DurationVar(&cfg.ReplaceAfter, "replace-after", node.DefaultReplaceAfter, "how long a node may be dead before its replicas are made anew on others")
 	c.RunE = func(c *cobra.Command, _ []string) error {

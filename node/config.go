@@ -28,7 +28,7 @@ type Config struct {
 	BootstrapExpect int      // this many nodes that list each other form one cluster. Default 1 without Join, 0 (never) with it.
 	Replicas        int      // copies of each shard, counts at formation only. Default 3.
 	Shards          int      // counts at formation only. Default 64.
-	Lease           string   // how an owner knows that it is one: "quorum" (default)
+	Lease           string   // how an owner knows that it is one: LeaseClock (default) or LeaseQuorum
 	Timing          string   // "lan" (default) or "slow", counts at formation only
 	// ReplaceAfter is how long a member may be dead before its replicas are made anew on others. Default 5 minutes; what counts is the
 	// value at the node that runs the sequencer, so give all nodes the same.
@@ -44,6 +44,8 @@ type Config struct {
 const (
 	DefaultListen       = "127.0.0.1:7420"
 	DefaultReplaceAfter = 5 * time.Minute
+	// LeaseClock is the lease that rests on clocks of bounded rate: a majority has promised for a while to help nobody else.
+	LeaseClock = "clock"
 	// LeaseQuorum is the lease that rests on no clock: an owner asks a majority before a reply leaves.
 	LeaseQuorum = "quorum"
 )
@@ -104,12 +106,10 @@ func (c *Config) fillFormation() error {
 	}
 	switch c.Lease {
 	case "":
-		c.Lease = LeaseQuorum
-	case LeaseQuorum:
-	case "clock":
-		return errors.New("--lease clock: this version has the quorum lease only; give --lease quorum, or leave the flag out")
+		c.Lease = LeaseClock
+	case LeaseClock, LeaseQuorum:
 	default:
-		return fmt.Errorf("--lease %s: want quorum", c.Lease)
+		return fmt.Errorf("--lease %s: want clock or quorum", c.Lease)
 	}
 	if c.Timing == "" {
 		c.Timing = "lan"

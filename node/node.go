@@ -247,7 +247,7 @@ func (n *Node) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d := replica.NewDriver(replica.DriverConfig{Engine: n.engine, Node: n.id, Boot: n.boot, Timing: t, Network: n.peers, Logger: n.log})
+	d := replica.NewDriver(replica.DriverConfig{Engine: n.engine, Node: n.id, Boot: n.boot, Timing: t, Clock: n.cfg.Lease == LeaseClock, Network: n.peers, Logger: n.log})
 	driverCtx, stopDriver := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopDriver()
 	var wg sync.WaitGroup

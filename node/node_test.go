@@ -332,7 +332,7 @@ func TestConfigRefuses(t *testing.T) {
 		{func(c *Config) { c.Shards, c.ShardsSet = 0, true }, "--shards 0: want 1 to 4096"},
 		{func(c *Config) { c.Replicas, c.ReplicasSet = 9, true }, "--replicas 9: want 1 to 7"},
 		{func(c *Config) { c.BootstrapExpect, c.Shards = 5, 8 }, "--bootstrap-expect 5: with --shards 8 at most 4"},
-		{func(c *Config) { c.Lease = "clock" }, "--lease clock: this version has the quorum lease only"},
+		{func(c *Config) { c.Lease = "hope" }, "--lease hope: want clock or quorum"},
 		{func(c *Config) { c.Lease = "x" }, "--lease x"},
 		{func(c *Config) { c.Timing = "x" }, "--timing x: want lan or slow"},
 		{func(c *Config) { c.Join = []string{"host"} }, `--join "host"`},

@@ -37,8 +37,12 @@ type Lease interface {
 	// Epoch is the ring epoch that the acquire recorded.
 	Epoch() ring.Epoch
 	// Valid reports, without blocking, whether an event may start or storage be touched now: this node leads the shard in the
-	// token's term, heard a majority within an election timeout, and knows of no newer token.
+	// token's term, has the promises of a majority (or, if leases prove nothing, heard a majority within an election timeout), and knows of
+	// no newer token.
 	Valid() bool
+	// Proves reports whether Valid and Check prove something: that no other node owned the shard at that moment, whatever goes on elsewhere.
+	// It is the same for all leases of a node. Without it only a confirming round proves anything.
+	Proves() bool
 	// Check is Valid, but waits for the verdict while it is not known (no majority heard lately and not yet superseded), for
 	// about one election timeout. The error is a *MovedError, or that of ctx.
 	Check(ctx context.Context) error

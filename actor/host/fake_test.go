@@ -30,6 +30,7 @@ type fake struct {
 	applied   int
 	asked     uint64
 	confirmed uint64
+	proves    atomic.Bool   // Valid proves that the token is current
 	unsure    chan struct{} // while not nil, Valid is false and Check waits for it
 	why       *store.MovedError
 	busy      bool
@@ -43,6 +44,8 @@ const fakeShard ring.ShardID = 3
 func (l *fake) Shard() ring.ShardID { return fakeShard }
 func (l *fake) Token() store.Token  { return l.token }
 func (l *fake) Epoch() ring.Epoch   { return 5 }
+
+func (l *fake) Proves() bool { return l.proves.Load() }
 
 func (l *fake) Valid() bool {
 	l.mu.Lock()

@@ -30,7 +30,7 @@ type held struct {
 func (t *Tenure) hold(out []Action, o *object, ev *Event, e *End) []Action {
 	h := &ev.held
 	*h = held{ev: ev, o: o, pos: o.pos, round: ev.round, after: ev.after, reply: e.Reply, bytes: e.Bytes,
-		free: o.policy.AllowStaleReplies || mutNoConfirm()}
+		free: o.policy.AllowStaleReplies || e.Proved || mutNoConfirm()}
 	if mutMemoryReadsNotHeld() && !e.Touched {
 		h.pos = 0
 	}

@@ -25,6 +25,7 @@ type run struct {
 	b      *instance // nil until the activation has one
 	res    Result
 
+	proved  bool        // the lease proved by the clock, at the start, that the token was current
 	touched atomic.Bool // storage was used
 	denied  atomic.Bool // and refused it
 
@@ -127,12 +128,14 @@ func (r *run) begin() *actor.Error {
 		return h.elsewhere(r.Object, moving)
 	}
 	if r.s.lease.Valid() {
+		r.proved = r.s.lease.Proves()
 		return nil
 	}
 	err := r.s.lease.Check(r)
 	var why *store.MovedError
 	switch {
 	case err == nil:
+		r.proved = r.s.lease.Proves()
 		return nil
 	case errors.As(err, &why):
 		r.s.lose(why)

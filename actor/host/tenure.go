@@ -13,8 +13,8 @@ import (
 // are seen through the overlay. A reply is held until
 //
 //  1. all batches that the object had submitted when the event ended are applied, and
-//  2. a confirming round begun after the event was started is answered, or a batch submitted after it was started is applied
-//     (waived by Policy.AllowStaleReplies), and
+//  2. a confirming round begun after the event was started is answered, or a batch submitted after it was started is applied, or
+//     the lease proved by the clock that the token was current after it was started (waived by Policy.AllowStaleReplies), and
 //  3. the token is not lost.
 type Tenure struct {
 	token    store.Token
@@ -172,6 +172,7 @@ type End struct {
 	Bytes   int           // size of Reply
 	Touched bool          // storage was read or written, by whatever outcome
 	Denied  bool          // an access to storage was refused because the token is over
+	Proved  bool          // the lease was valid, by the clock, at some moment since the event was started
 }
 
 // Ended: the code of the event that ran on a has returned.

@@ -32,6 +32,7 @@ func (l *lease) Shard() ring.ShardID         { return 0 }
 func (l *lease) Token() store.Token          { return 7 }
 func (l *lease) Epoch() ring.Epoch           { return 3 }
 func (l *lease) Valid() bool                 { return true }
+func (l *lease) Proves() bool                { return false }
 func (l *lease) Check(context.Context) error { return nil }
 
 func (l *lease) Get(key []byte) ([]byte, bool, error) {

@@ -31,6 +31,7 @@ type DriverConfig struct {
 	Boot    ring.BootID
 	Timing  Timing
 	Limits  Limits
+	Clock   bool // leases rest on promises: see Group.LeaseUntil
 	Network Network
 	Logger  *slog.Logger
 	// LogBytes is the size above which a group's log is truncated. Default 8 MiB.
@@ -41,7 +42,7 @@ type DriverConfig struct {
 // for all groups. Few workers: on two cores more of them cost more than they bring.
 type Driver struct {
 	cfg   DriverConfig
-	start time.Time
+	start time.Duration // of the clock
 	inbox *inbox
 	disk  *appender
 
@@ -133,15 +134,15 @@ func NewDriver(cfg DriverConfig) *Driver {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	d := &Driver{cfg: cfg, start: time.Now(), inbox: newInbox(), groups: make(map[ring.GroupID]*member), batch: cfg.Engine.NewBatch()}
+	d := &Driver{cfg: cfg, start: clock(), inbox: newInbox(), groups: make(map[ring.GroupID]*member), batch: cfg.Engine.NewBatch()}
 	d.disk = newAppender(cfg.Engine, d.inbox)
 	d.wm.engine = cfg.Engine
 	d.transfers.groups = make(map[ring.GroupID]*incoming)
 	return d
 }
 
-// now is the driver's time: since its start, on the monotonic clock.
-func (d *Driver) now() time.Duration { return time.Since(d.start) }
+// now is the driver's time: since its start, by a clock that goes on while the machine sleeps.
+func (d *Driver) now() time.Duration { return clock() - d.start }
 
 // SetEpoch tells all groups of a newer ring.
 func (d *Driver) SetEpoch(e ring.Epoch) {
@@ -282,6 +283,10 @@ func (d *Driver) appended(now time.Duration, j appendJob) {
 
 func (d *Driver) step(now time.Duration, gm *GroupMessage) {
 	m := d.groups[gm.Group]
+	if gm.Message == nil {
+		d.ping(now, m, gm)
+		return
+	}
 	if m == nil || m.halted || gm.Message.GetTo() != uint64(m.self) {
 		return // not here (yet, or any more): Raft repeats itself
 	}
@@ -289,6 +294,15 @@ func (d *Driver) step(now time.Duration, gm *GroupMessage) {
 		return // a replica speaks through a node that does not hold it, or asks what this node will not do
 	}
 	m.guard(func() { m.g.Step(now, gm.Message) })
+	d.mark(m)
+}
+
+func (d *Driver) ping(now time.Duration, m *member, gm *GroupMessage) {
+	p := gm.Ping
+	if m == nil || m.halted || p.To != m.self || m.nodes[p.From] != gm.from {
+		return
+	}
+	m.guard(func() { m.g.Ping(now, p) })
 	d.mark(m)
 }
 
@@ -349,6 +363,9 @@ func (m *member) act(o *Output) {
 	}
 	for _, msg := range o.Send {
 		m.send(msg)
+	}
+	for i := range o.Pings {
+		m.ping(&o.Pings[i])
 	}
 	for _, msg := range o.Append {
 		m.d.disk.add(appendJob{m: m, msg: msg, install: m.claim(msg)})
@@ -480,6 +497,17 @@ func (m *member) put(to ring.NodeID, msg *raftpb.Message) {
 		return
 	}
 	if o.body = body; len(body) >= FrameBytes {
+		m.d.flushOne(o)
+	}
+}
+
+func (m *member) ping(p *Ping) {
+	to, ok := m.nodes[p.To]
+	if !ok {
+		return
+	}
+	o := m.d.outgoing(to)
+	if o.body = appendPing(o.body, m.id, p); len(o.body) >= FrameBytes {
 		m.d.flushOne(o)
 	}
 }

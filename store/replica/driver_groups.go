@@ -157,10 +157,11 @@ func (m *member) aim(spec *GroupSpec) {
 func (m *member) open(spec *GroupSpec) error {
 	e := m.d.cfg.Engine
 	log, exists, err := OpenLog(e, m.id)
+	fresh := err == nil && !exists
 	if err == nil && exists && log.Replica() < m.self {
 		// The ring has given this node a new replica since; the old one is out of the group for good.
 		if err = e.RemoveReplica(m.id, m.self); err == nil {
-			exists = false
+			exists, fresh = false, true
 		}
 	}
 	if err == nil && !exists {
@@ -184,6 +185,7 @@ func (m *member) open(spec *GroupSpec) error {
 	}
 	m.g, err = NewGroup(GroupConfig{Group: m.id, Holder: store.Holder{Replica: m.self, Node: m.d.cfg.Node, Boot: m.d.cfg.Boot},
 		Storage: m.log, Applied: applied, Fence: fence, Epoch: m.d.epoch, Timing: m.d.cfg.Timing, Limits: m.d.cfg.Limits,
+		Clock: m.d.cfg.Clock, Now: m.d.now(), Fresh: fresh,
 		Abstain: m.log.Regressed(), Preferred: spec.Replicas[0].ID == m.self, Logger: RaftLogger(m.d.cfg.Logger.With("group", m.id.String()))})
 	return err
 }

@@ -11,28 +11,55 @@ import (
 	"github.com/ringfence/ringfence/ring"
 )
 
-// A Raft frame's body gathers messages of many groups between one pair of nodes: version byte, then per message
-// uvarint(group) ‖ uvarint(length) ‖ protobuf. Heartbeats of all groups that tick together travel in one frame.
-const frameVersion = 1
+// A Raft frame's body gathers what many groups say between one pair of nodes: version byte, then items
+//
+//	uvarint(group << 2 | kind) ‖ uvarint(length) ‖ protobuf           kind 0: a message of Raft
+//	uvarint(group << 2 | kind) ‖ uvarint(from, to, term, number)      kind 1: a request for a promise; kind 2: a promise
+//
+// Heartbeats and requests of all groups that tick together travel in one frame.
+const frameVersion = 2
+
+const (
+	itemMessage = iota
+	itemRequest
+	itemPromise
+)
 
 // FrameBytes is the size at which a frame is sent and a new one begun. One message may be larger.
 const FrameBytes = 256 << 10
 
-// GroupMessage is a Raft message with the group it belongs to.
+// GroupMessage is a Raft message, or a Ping if Message is nil, with the group it belongs to.
 type GroupMessage struct {
 	Group   ring.GroupID
 	Message *raftpb.Message
+	Ping    Ping
 	from    ring.NodeID // who sent the frame
 }
 
-// appendMessage adds a message to a frame body; an empty body gets its version byte first.
-func appendMessage(b []byte, g ring.GroupID, m *raftpb.Message) ([]byte, error) {
+// appendItem begins an item in a frame body; an empty body gets its version byte first.
+func appendItem(b []byte, g ring.GroupID, kind uint64) []byte {
 	if len(b) == 0 {
 		b = append(b, frameVersion)
 	}
-	b = binary.AppendUvarint(b, uint64(g))
+	return binary.AppendUvarint(b, uint64(g)<<2|kind)
+}
+
+func appendMessage(b []byte, g ring.GroupID, m *raftpb.Message) ([]byte, error) {
+	b = appendItem(b, g, itemMessage)
 	b = binary.AppendUvarint(b, uint64(proto.Size(m)))
 	return proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(b, m)
+}
+
+func appendPing(b []byte, g ring.GroupID, p *Ping) []byte {
+	kind := uint64(itemRequest)
+	if p.Promise {
+		kind = itemPromise
+	}
+	b = appendItem(b, g, kind)
+	for _, v := range [...]uint64{uint64(p.From), uint64(p.To), p.Term, p.Number} {
+		b = binary.AppendUvarint(b, v)
+	}
+	return b
 }
 
 // DecodeFrame reads a Raft frame's body. The messages own their bytes: protobuf copies.
@@ -46,26 +73,51 @@ func DecodeFrame(b []byte) ([]GroupMessage, error) {
 	b = b[1:]
 	var out []GroupMessage
 	for len(b) > 0 {
-		g, n := binary.Uvarint(b)
-		if n <= 0 || g > 1<<31 {
+		head, n := binary.Uvarint(b)
+		if n <= 0 || head>>2 > 1<<31 {
 			return nil, errors.New("replica: Raft frame: bad group")
 		}
-		b = b[n:]
-		size, n := binary.Uvarint(b)
-		if n <= 0 || size > uint64(len(b)-n) {
-			return nil, fmt.Errorf("replica: Raft frame: message of group %d is longer than the frame", g)
+		gm := GroupMessage{Group: ring.GroupID(head >> 2)}
+		var err error
+		switch b = b[n:]; head & 3 {
+		case itemMessage:
+			gm.Message, b, err = decodeMessage(b)
+		case itemRequest, itemPromise:
+			gm.Ping, b, err = decodePing(b)
+			gm.Ping.Promise = head&3 == itemPromise
+		default:
+			err = errors.New("an item of unknown kind")
 		}
-		m := new(raftpb.Message)
-		if err := proto.Unmarshal(b[n:n+int(size)], m); err != nil {
-			return nil, fmt.Errorf("replica: Raft frame: message of group %d: %w", g, err)
+		if err != nil {
+			return nil, fmt.Errorf("replica: Raft frame: message of group %d: %w", gm.Group, err)
 		}
-		if err := checkMessage(m); err != nil {
-			return nil, fmt.Errorf("replica: Raft frame: message of group %d: %w", g, err)
-		}
-		out = append(out, GroupMessage{Group: ring.GroupID(g), Message: m})
-		b = b[n+int(size):]
+		out = append(out, gm)
 	}
 	return out, nil
+}
+
+func decodeMessage(b []byte) (*raftpb.Message, []byte, error) {
+	size, n := binary.Uvarint(b)
+	if n <= 0 || size > uint64(len(b)-n) {
+		return nil, nil, errors.New("it is longer than the frame")
+	}
+	m := new(raftpb.Message)
+	if err := proto.Unmarshal(b[n:n+int(size)], m); err != nil {
+		return nil, nil, err
+	}
+	return m, b[n+int(size):], checkMessage(m)
+}
+
+func decodePing(b []byte) (p Ping, rest []byte, err error) {
+	var v [4]uint64
+	for i := range v {
+		n := 0
+		if v[i], n = binary.Uvarint(b); n <= 0 || v[i] == 0 {
+			return p, nil, errors.New("a request or promise is cut short, or one of its numbers is 0")
+		}
+		b = b[n:]
+	}
+	return Ping{From: ring.ReplicaID(v[0]), To: ring.ReplicaID(v[1]), Term: v[2], Number: v[3]}, b, nil
 }
 
 // checkMessage refuses what another node never sends: Raft trusts its local messages, so a foreign one must not look like them.

@@ -18,13 +18,24 @@ type Timing struct {
 	HeartbeatTicks int           // the leader sends heartbeats this often
 	ElectionTicks  int           // a follower waits this long, up to twice, before it campaigns
 	CommitTicks    int           // a batch that is not applied for this long ends the token
+	Promise        time.Duration // a follower's promise to its leader holds this long, by the follower's clock
+	Drift          float64       // clocks run at rates between 1-Drift and 1+Drift
+	Margin         time.Duration // taken off a lease beside the drift
 }
 
 // LANTiming is the timing of nodes that share a network: elections after 400–800 ms.
-var LANTiming = Timing{Tick: 50 * time.Millisecond, HeartbeatTicks: 2, ElectionTicks: 8, CommitTicks: 600}
+var LANTiming = Timing{Tick: 50 * time.Millisecond, HeartbeatTicks: 2, ElectionTicks: 8, CommitTicks: 600,
+	Promise: 400 * time.Millisecond, Drift: 0.01, Margin: 20 * time.Millisecond}
 
 // SlowTiming is LANTiming five times slower.
-var SlowTiming = Timing{Tick: 250 * time.Millisecond, HeartbeatTicks: 2, ElectionTicks: 8, CommitTicks: 120}
+var SlowTiming = Timing{Tick: 250 * time.Millisecond, HeartbeatTicks: 2, ElectionTicks: 8, CommitTicks: 120,
+	Promise: 2 * time.Second, Drift: 0.01, Margin: 100 * time.Millisecond}
+
+// Lease is how long a leader may rely on a promise, by its own clock, from when it sent the request: the follower's clock may run fast and
+// its own slow.
+func (t Timing) Lease() time.Duration {
+	return time.Duration(float64(t.Promise)*(1-t.Drift)/(1+t.Drift)) - t.Margin
+}
 
 // Election is the shortest time in which a follower gives its leader up.
 func (t Timing) Election() time.Duration { return time.Duration(t.ElectionTicks) * t.Tick }
@@ -58,6 +69,11 @@ type GroupConfig struct {
 	Epoch   ring.Epoch  // newest ring known; SetEpoch tells of newer ones
 	Timing  Timing
 	Limits  Limits
+	Clock   bool          // the lease rests on promises, see LeaseUntil; else on having heard a majority lately
+	Now     time.Duration // by the node's clock
+	// Fresh: the replica was created by this very process. One that was here before may have promised something in an earlier process,
+	// and keeps quiet for the length of a promise.
+	Fresh bool
 	// Abstain makes a replica that went backwards behind its own watermark neither vote nor campaign: it may have forgotten
 	// entries or votes that others counted.
 	Abstain bool
@@ -113,13 +129,15 @@ type Output struct {
 	Append []*raftpb.Message
 	Apply  []*ApplyTask
 	Events []Event // Opened, Applied, Confirmed
+	Pings  []Ping  // leave behind Send: who is asked has then heard who asks
 }
 
 func (o *Output) reset() {
 	clear(o.Send)
 	clear(o.Append)
 	clear(o.Apply)
-	*o = Output{Lost: o.Lost[:0], Send: o.Send[:0], Append: o.Append[:0], Apply: o.Apply[:0], Events: o.Events[:0]}
+	*o = Output{Lost: o.Lost[:0], Send: o.Send[:0], Append: o.Append[:0], Apply: o.Apply[:0], Events: o.Events[:0],
+		Pings: o.Pings[:0]}
 }
 
 // Group is the protocol core of one replica. It is a state machine: no method blocks, reads a clock or starts anything, and
@@ -138,10 +156,12 @@ type Group struct {
 	leader  ring.ReplicaID
 	target  Target
 	lead    *leading // nil unless this replica leads
+	promise promiser
 
 	out    Output  // given away by Ready
 	lost   []Event // to be given away next
 	events []Event
+	pings  []Ping
 	failed error
 	cmd    store.Command // reused by decide
 }
@@ -175,7 +195,10 @@ func NewGroup(cfg GroupConfig) (*Group, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.Group, err)
 	}
-	g := &Group{cfg: cfg, rn: rn, fence: cfg.Fence, applied: cfg.Applied, conf: conf, epoch: cfg.Epoch, term: hs.GetTerm()}
+	g := &Group{cfg: cfg, rn: rn, fence: cfg.Fence, applied: cfg.Applied, conf: conf, epoch: cfg.Epoch, term: hs.GetTerm(), now: cfg.Now}
+	if !cfg.Fresh && !mutForgetsPromises() {
+		g.promise.quiet = cfg.Now + cfg.Timing.Promise
+	}
 	return g, nil
 }
 
@@ -183,9 +206,8 @@ func NewGroup(cfg GroupConfig) (*Group, error) {
 func (g *Group) Tick(now time.Duration) {
 	g.now = now
 	g.ticks++
-	if !g.cfg.Abstain || g.lead != nil {
-		g.rn.Tick()
-	}
+	g.unhold()
+	g.tickRaft()
 	if g.cfg.Preferred && g.leader == 0 && g.ticks < 2*g.cfg.Timing.ElectionTicks && g.ticks%g.cfg.Timing.HeartbeatTicks == 0 {
 		g.Campaign()
 	}
@@ -194,10 +216,24 @@ func (g *Group) Tick(now time.Duration) {
 	}
 }
 
+// tickRaft advances Raft's time. A promise forbids to campaign; time goes on under it, so that it delays no election by its own length.
+func (g *Group) tickRaft() {
+	switch {
+	case g.cfg.Abstain && g.lead == nil:
+	case g.lead == nil && g.promised() && !mutCampaignWhilePromised():
+		g.rn.TickQuiesced()
+	default:
+		g.rn.Tick()
+	}
+}
+
 // Step takes a message from another replica of the group, or a response from an Append task addressed to this one.
 func (g *Group) Step(now time.Duration, m *raftpb.Message) {
 	g.now = now
 	if g.cfg.Abstain && (m.GetType() == raftpb.MsgVote || m.GetType() == raftpb.MsgPreVote || m.GetType() == raftpb.MsgTimeoutNow) {
+		return
+	}
+	if m.GetFrom() != uint64(g.cfg.Holder.Replica) && g.withhold(m) {
 		return
 	}
 	if l := g.lead; l != nil && m.GetTerm() == l.term {
@@ -210,9 +246,9 @@ func (g *Group) Step(now time.Duration, m *raftpb.Message) {
 	_ = g.rn.Step(m)
 }
 
-// Campaign asks for an election now. Harmless while there is a leader.
+// Campaign asks for an election now. Harmless while there is a leader; nothing happens under a promise.
 func (g *Group) Campaign() {
-	if !g.cfg.Abstain {
+	if !g.cfg.Abstain && !g.promised() {
 		_ = g.rn.Campaign()
 	}
 }
@@ -309,7 +345,7 @@ func (g *Group) ApplyDone(now time.Duration, t *ApplyTask) {
 
 // HasReady reports whether Ready has anything to tell.
 func (g *Group) HasReady() bool {
-	if len(g.lost) > 0 || len(g.events) > 0 {
+	if len(g.lost) > 0 || len(g.events) > 0 || len(g.pings) > 0 {
 		return true
 	}
 	return g.failed == nil && (g.rn.HasReady() || g.canPropose())
@@ -327,7 +363,8 @@ func (g *Group) Ready() *Output {
 	}
 	g.out.Lost = append(g.out.Lost, g.lost...)
 	g.out.Events = append(g.out.Events, g.events...)
-	g.lost, g.events = g.lost[:0], g.events[:0]
+	g.out.Pings = append(g.out.Pings, g.pings...)
+	g.lost, g.events, g.pings = g.lost[:0], g.events[:0], g.pings[:0]
 	return &g.out
 }
 
@@ -349,6 +386,7 @@ func (g *Group) take(rd raft.Ready) {
 		case raft.LocalApplyThread:
 			g.out.Apply = append(g.out.Apply, g.decide(m))
 		default:
+			g.dress(m)
 			g.out.Send = append(g.out.Send, m)
 		}
 	}
@@ -446,6 +484,7 @@ func (g *Group) decideConf(t *ApplyTask, e *raftpb.Entry) {
 	}
 	g.conf = g.rn.ApplyConfChange(&cc)
 	t.Conf = g.conf
+	g.ask() // the lease now rests on these voters
 }
 
 // halt stops this replica, and only it: an entry that cannot be understood must not be skipped, and all replicas would panic alike.
@@ -466,12 +505,16 @@ func (g *Group) LogKeep(first uint64, size, limit int) (upTo uint64, ok bool) {
 	return upTo, upTo > first
 }
 
-// LeaseUntil is how long the current token may be used without hearing from anybody again: one election timeout after a majority was
-// last heard. Zero if there is no open token.
+// LeaseUntil is how long, by the node's clock, the current token may be used without hearing from anybody again. With Clock nobody else leads
+// until then, whoever is cut off or paused; else it is one election timeout after a majority was last heard, and proves nothing. Zero if
+// there is no open token.
 func (g *Group) LeaseUntil() (store.Token, time.Duration) {
 	l := g.lead
 	if l == nil || l.state != open {
-		return 0, 0
+		return mutKeptLease(g)
+	}
+	if g.cfg.Clock {
+		return l.token, mutHighest(g, g.promisedUntil())
 	}
 	at := l.quorumHeard(g.conf, uint64(g.cfg.Holder.Replica))
 	if at == math.MaxInt64 {

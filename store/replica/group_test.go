@@ -23,10 +23,13 @@ type trio struct {
 	kv     map[uint64]map[string]string
 	events map[uint64][]Event
 	queue  []*raftpb.Message
+	pings  []Ping
 	cut    map[uint64]bool
+	drop   func(p Ping) bool // pings that get lost; nil: none
 }
 
 func newTrio(t *testing.T) *trio {
+	t.Helper()
 	c := &trio{t: t, g: map[uint64]*Group{}, disk: map[uint64]*raft.MemoryStorage{}, kv: map[uint64]map[string]string{},
 		events: map[uint64][]Event{}, cut: map[uint64]bool{}}
 	for id := uint64(1); id <= 3; id++ {
@@ -39,14 +42,20 @@ func newTrio(t *testing.T) *trio {
 		if err := ms.SetHardState(&raftpb.HardState{Term: proto.Uint64(1), Commit: proto.Uint64(1)}); err != nil {
 			t.Fatal(err)
 		}
-		g, err := NewGroup(GroupConfig{Group: 1, Storage: ms, Applied: 1, Timing: LANTiming, Epoch: 1,
-			Holder: store.Holder{Replica: ring.ReplicaID(id), Node: ring.NodeID(id), Boot: 7}, Logger: RaftLogger(slog.New(slog.DiscardHandler))})
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.g[id], c.disk[id], c.kv[id] = g, ms, map[string]string{}
+		c.disk[id], c.kv[id] = ms, map[string]string{}
+		c.start(id, 1, true)
 	}
 	return c
+}
+
+// start begins a process of a replica on what its disk holds.
+func (c *trio) start(id, applied uint64, fresh bool) {
+	g, err := NewGroup(GroupConfig{Group: 1, Storage: c.disk[id], Applied: applied, Timing: LANTiming, Epoch: 1, Clock: true, Fresh: fresh, Now: c.now,
+		Holder: store.Holder{Replica: ring.ReplicaID(id), Node: ring.NodeID(id), Boot: 7}, Logger: RaftLogger(slog.New(slog.DiscardHandler))})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.g[id] = g
 }
 
 func (c *trio) pump() {
@@ -66,6 +75,14 @@ func (c *trio) pump() {
 				c.g[m.GetTo()].Step(c.now, m)
 			}
 		}
+		for len(c.pings) > 0 {
+			p := c.pings[0]
+			c.pings = c.pings[1:]
+			if !c.cut[uint64(p.From)] && !c.cut[uint64(p.To)] && (c.drop == nil || !c.drop(p)) {
+				busy = true
+				c.g[uint64(p.To)].Ping(c.now, p)
+			}
+		}
 	}
 }
 
@@ -75,10 +92,16 @@ func (c *trio) act(id uint64, o *Output) {
 	for _, m := range o.Send {
 		send(m)
 	}
+	c.pings = append(c.pings, o.Pings...)
 	events := append([]Event(nil), o.Events...)
 	for _, m := range o.Append {
 		if err := c.disk[id].Append(m.GetEntries()); err != nil {
 			c.t.Fatal(err)
+		}
+		if m.GetTerm() != 0 {
+			if err := c.disk[id].SetHardState(&raftpb.HardState{Term: new(m.GetTerm()), Vote: new(m.GetVote()), Commit: new(m.GetCommit())}); err != nil {
+				c.t.Fatal(err)
+			}
 		}
 		c.g[id].AppendDone(c.now, m, send)
 	}

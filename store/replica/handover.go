@@ -14,8 +14,8 @@ import (
 // fillSlack is how many entries behind the committed ones a replica may be and still count as filled: what is on its way to it.
 const fillSlack = 100
 
-// Filled are the other voters that could lead now, in ascending order: they have the log but for what is on its way, and answered within
-// an election timeout. Empty if this replica does not lead.
+// Filled are the other voters that could lead now, in ascending order: they have the log but for what is on its way, answered within an
+// election timeout, and keep no promise that the call to lead would not lift. Empty if this replica does not lead.
 func (g *Group) Filled() []ring.ReplicaID {
 	l := g.lead
 	if l == nil {
@@ -26,7 +26,7 @@ func (g *Group) Filled() []ring.ReplicaID {
 	g.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr tracker.Progress) {
 		at, heard := l.heard[ring.ReplicaID(id)]
 		if id != uint64(g.cfg.Holder.Replica) && typ == raft.ProgressTypePeer && pr.State == tracker.StateReplicate &&
-			pr.Match+fillSlack >= commit && heard && g.now-at < g.cfg.Timing.Election() {
+			pr.Match+fillSlack >= commit && heard && g.now-at < g.cfg.Timing.Election() && l.answers(ring.ReplicaID(id)) {
 			out = append(out, ring.ReplicaID(id))
 		}
 	})

@@ -44,6 +44,7 @@ type leading struct {
 	attempt uint32
 
 	heard map[ring.ReplicaID]time.Duration // last answer of each replica in this term
+	asker
 }
 
 type batch struct {
@@ -65,7 +66,7 @@ type confirmRound struct {
 }
 
 func (l *leading) grant(t store.Token, epoch ring.Epoch) {
-	*l = leading{term: l.term, caughtUp: true, heard: l.heard, attempt: l.attempt, confTick: l.confTick,
+	*l = leading{term: l.term, caughtUp: true, heard: l.heard, attempt: l.attempt, confTick: l.confTick, asker: l.asker,
 		state: granted, token: t, epoch: epoch, next: 1}
 }
 
@@ -81,11 +82,14 @@ func (l *leading) appliedUpTo(pos uint64) {
 // observeRole follows Raft's role. A term in which this replica leads is one leading; any end of it ends the token.
 func (g *Group) observeRole(ss *raft.SoftState) {
 	if g.lead != nil && ((ss != nil && ss.RaftState != raft.StateLeader) || g.lead.term != g.term) {
-		g.endToken("leadership was lost")
+		if !mutKeepLease(g) {
+			g.endToken("leadership was lost")
+		}
 		g.lead = nil
 	}
 	if g.lead == nil && ss != nil && ss.RaftState == raft.StateLeader {
-		g.lead = &leading{term: g.term, heard: make(map[ring.ReplicaID]time.Duration)}
+		g.lead = &leading{term: g.term, heard: make(map[ring.ReplicaID]time.Duration), asker: asker{acked: make(map[ring.ReplicaID]uint64)}}
+		g.ask()
 		if mutServeEarly() {
 			g.lead.grant(g.fence.Token, g.fence.Epoch)
 			g.lead.state, g.lead.next = open, g.fence.Seq+1
@@ -104,7 +108,7 @@ func (g *Group) endToken(reason string) {
 		g.dropEvents(l.token)
 		g.lost = append(g.lost, Event{Kind: EventLost, Token: l.token, Reason: reason})
 	}
-	*l = leading{term: l.term, caughtUp: l.caughtUp, heard: l.heard, attempt: l.attempt, confTick: l.confTick,
+	*l = leading{term: l.term, caughtUp: l.caughtUp, heard: l.heard, attempt: l.attempt, confTick: l.confTick, asker: l.asker,
 		holdUntil: l.holdUntil, transferTo: l.transferTo}
 }
 
@@ -127,6 +131,9 @@ func (g *Group) tickLeading() {
 	}
 	if l.round.waiting && g.ticks-l.round.tick >= g.cfg.Timing.HeartbeatTicks {
 		g.sendRound() // an unanswered round is repeated with a new context: the old one may have been dropped for good
+	}
+	if g.ticks%g.cfg.Timing.HeartbeatTicks == 0 {
+		g.ask()
 	}
 	g.changeConf()
 }
@@ -277,6 +284,7 @@ func (g *Group) HandOver(to ring.ReplicaID) bool {
 // released is called when the fence accepted a release of our own: now leadership may go.
 func (g *Group) released() {
 	if l := g.lead; l != nil && l.transferTo != 0 {
+		g.zeroLease()
 		g.rn.TransferLeader(uint64(l.transferTo))
 		l.transferTo = 0
 	}
@@ -284,7 +292,10 @@ func (g *Group) released() {
 
 // TransferLeader passes leadership without giving the token back, as an operator's or a test's brute force would: batches that
 // Raft drops meanwhile end the token.
-func (g *Group) TransferLeader(to ring.ReplicaID) { g.rn.TransferLeader(uint64(to)) }
+func (g *Group) TransferLeader(to ring.ReplicaID) {
+	g.zeroLease()
+	g.rn.TransferLeader(uint64(to))
+}
 
 // quorumHeard is the newest moment at which a majority (of both halves, while joint) had been heard; MaxInt64 if this replica is the majority.
 func (l *leading) quorumHeard(conf *raftpb.ConfState, self uint64) time.Duration {

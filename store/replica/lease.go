@@ -21,7 +21,7 @@ type lease struct {
 	token store.Token
 	epoch ring.Epoch
 
-	until atomic.Int64 // driver's time, ns: a majority was heard within an election timeout before it
+	until atomic.Int64 // driver's time, ns: see Group.LeaseUntil
 	over  chan struct{}
 	why   atomic.Pointer[store.MovedError] // set before over is closed
 
@@ -33,6 +33,8 @@ type lease struct {
 func (l *lease) Shard() ring.ShardID { return l.shard }
 func (l *lease) Token() store.Token  { return l.token }
 func (l *lease) Epoch() ring.Epoch   { return l.epoch }
+
+func (l *lease) Proves() bool { return l.d.cfg.Clock }
 
 func (l *lease) Valid() bool {
 	return l.why.Load() == nil && int64(l.d.now()) < l.until.Load()
@@ -46,7 +48,7 @@ func (l *lease) Check(ctx context.Context) error {
 		if why := l.why.Load(); why != nil {
 			return why
 		}
-		// No majority was heard for an election timeout: either one answers again, or Raft steps down within another one.
+		// No majority was heard for a while: either one answers again, or Raft steps down within about an election timeout.
 		t := time.NewTimer(l.d.cfg.Timing.Tick)
 		select {
 		case <-ctx.Done():
