@@ -98,6 +98,9 @@ func (c *client) call() {
 }
 
 func (w *world) drawKind() opKind {
+	if w.chance(w.cfg.Profile.Reads) {
+		return opMemoryRead
+	}
 	switch p := w.rng.Float64(); {
 	case p < 0.35:
 		return opIncrement
@@ -120,7 +123,7 @@ func (c *client) send() {
 	w := c.w
 	r := c.request
 	to := c.guess[r.shard]
-	if w.faulty(wrongHint) && w.chance(0.05) {
+	if w.faulty(wrongHint) && w.chance(w.cfg.Profile.Wander) {
 		w.count(wrongHint)
 		to = w.pick(len(w.nodes))
 	}

@@ -36,12 +36,15 @@ const (
 	lateProposal
 	strayProposal
 	wrongHint
+	clockRate
+	quickRestart
+	lateCall
 	classes
 )
 
 var classNames = [classes]string{"message lost", "message doubled", "message late", "messages reordered", "cut: one node", "cut: halves",
 	"cut: one way", "cut: bridge", "cut: ring", "cut: one link", "cut: answers come late", "pause", "crash and restart", "power loss of all", "power loss after a reply",
-	"disk wiped", "slow disk", "fsync error", "slow apply", "raw transfer", "hand-over", "late proposal", "stray proposal", "wrong ring"}
+	"disk wiped", "slow disk", "fsync error", "slow apply", "raw transfer", "hand-over", "late proposal", "stray proposal", "wrong ring", "clocks at other rates", "quick restart", "late call to campaign"}
 
 func (c Class) String() string { return classNames[c] }
 
@@ -75,7 +78,7 @@ func (s Classes) String() string {
 
 // Discrete faults happen at a moment; the rest of the classes colour what goes on anyway.
 var discrete = set(cutOne, cutHalves, cutOneWay, cutBridge, cutRing, cutLink, cutEcho, pause, crash, powerLoss, powerAfterReply, wipe, syncError,
-	slowDisk, rawTransfer, handOver)
+	slowDisk, rawTransfer, handOver, quickRestart, lateCall)
 
 // drawClasses switches each class on with an even chance, at least three of them, one of them discrete.
 func (s *scheduler) drawClasses() Classes {
@@ -132,9 +135,17 @@ func (w *world) strike(c Class) {
 		})
 	case cutEcho:
 		w.count(c)
-		w.net.slowTo(n.id, w.between(election/4, election), w.outage())
+		slow := election
+		if w.clock {
+			slow = 4 * election
+		}
+		w.net.slowTo(n.id, w.between(election/4, slow), w.outage())
 	case pause:
 		n.pause(w.between(election/2, 10*election))
+	case quickRestart:
+		w.restartPromiser()
+	case lateCall:
+		w.callLate()
 	case crash:
 		if n.up {
 			n.crashIn = 1 + w.pick(40) // between two effects
@@ -210,6 +221,109 @@ func (w *world) moveShard(c Class) {
 	}
 }
 
+// owner picks a shard that is served, its owner, and the two other voters in some order; nil if the first that is looked at will not do.
+func (w *world) owner() (l *rep, others []uint64) {
+	shard := w.pick(len(w.models))
+	for _, n := range w.nodes {
+		r := n.reps[shard]
+		if !n.up || n.paused || r == nil || !r.leads() || r.own.serve == nil {
+			continue
+		}
+		for _, v := range r.g.Voters() {
+			if v != r.rid {
+				others = append(others, v)
+			}
+		}
+		w.rng.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
+		if len(others) >= 2 {
+			return r, others
+		}
+	}
+	return nil, nil
+}
+
+// unlessCut runs fn after d unless another cut has come meanwhile.
+func (w *world) unlessCut(d time.Duration, fn func()) {
+	w.cuts++
+	mine := w.cuts
+	w.after(d, func() {
+		if w.cuts == mine && w.now < w.calm {
+			fn()
+		}
+	})
+}
+
+// restartPromiser lets an owner live by the promises of one follower alone, restarts that follower, and cuts the owner off.
+func (w *world) restartPromiser() {
+	l, others := w.owner()
+	if l == nil {
+		return
+	}
+	first, second := nodeOf(others[0]), w.nodes[nodeOf(others[1])]
+	w.net.heal()
+	w.net.block(l.n.id, first)
+	w.unlessCut(w.between(timing.Promise, 2*timing.Promise), func() {
+		if !second.up || second.paused {
+			return
+		}
+		w.count(quickRestart)
+		w.trace("quick restart", l.rid, others[0], others[1])
+		second.quick = true
+		second.crash()
+		for i := range w.nodes {
+			if i != l.n.id {
+				w.net.block(l.n.id, i)
+			}
+		}
+		w.unlessCut(w.outage(), w.net.heal)
+	})
+}
+
+// callLate has an owner hand leadership on by force, while what it is sent comes late; the call to campaign comes late too, and when it
+// comes the owner is cut off.
+func (w *world) callLate() {
+	l, others := w.owner()
+	if l == nil {
+		return
+	}
+	w.net.heal()
+	cut := w.pick(3)
+	if cut == 0 {
+		w.net.block(l.n.id, nodeOf(others[1]))
+	}
+	if w.chance(0.5) {
+		w.net.slow[l.n.id] = true
+	}
+	w.unlessCut(w.between(0, timing.Promise), func() {
+		if !l.n.up || l.n.paused || l.n.reps[l.shard] != l || !l.leads() {
+			return
+		}
+		w.count(lateCall)
+		w.trace("late call", l.rid, others[0], others[1])
+		w.net.call = true
+		w.unlessCut(8*timing.Election(), w.net.heal)
+		l.g.TransferLeader(replicaID(others[0]))
+		l.n.drain(l)
+		if cut == 1 {
+			w.net.block(l.n.id, nodeOf(others[0])) // it does not renew its promise
+		}
+	})
+}
+
+// called: the call to campaign has come.
+func (w *world) called(from int) {
+	if w.now >= w.calm {
+		return
+	}
+	w.net.call = false
+	for i := range w.nodes {
+		if i != from {
+			w.net.block(from, i)
+		}
+	}
+	w.unlessCut(w.outage(), w.net.heal)
+}
+
 // aLeader prefers, three times in four, a node that leads some shard: faults hurt most there.
 func (w *world) aLeader(otherwise int) int {
 	if !w.chance(0.75) {
@@ -249,6 +363,9 @@ type Profile struct {
 	Think      time.Duration // mean time a client waits between calls. Default 40 ms
 	Clients    int           // default 4
 	Timeout    time.Duration // after which a client gives a call up. Default 3 s
+	Lease      string        // "clock" or "quorum"; "": drawn
+	Reads      float64       // share of calls that only read memory, beside those that are drawn so. Default 0
+	Wander     float64       // share of calls that go to any node, under the class "wrong ring". Default 0.05
 	LongEvents float64       // share of events that wait in the middle, up to several election timeouts. Default 0.08
 }
 
@@ -264,6 +381,9 @@ func (p *Profile) fill() {
 	}
 	if p.Timeout == 0 {
 		p.Timeout = 3 * time.Second
+	}
+	if p.Wander == 0 {
+		p.Wander = 0.05
 	}
 	if p.LongEvents == 0 {
 		p.LongEvents = 0.08

@@ -41,8 +41,30 @@ func weak(x weakness) func(bool) {
 }
 
 // lateAnswers are faults that let an owner believe that it heard from a majority a moment ago, though that was long ago.
-var lateAnswers = Profile{Name: "late answers, isolated leaders", Only: set(cutEcho, wrongHint), FaultEvery: 3 * time.Second,
+var lateAnswers = Profile{Name: "late answers, isolated leaders", Lease: "quorum", Only: set(cutEcho, wrongHint), FaultEvery: 3 * time.Second,
 	Think: 20 * time.Millisecond, Clients: 10, Timeout: 800 * time.Millisecond}
+
+// clockLease directs faults at leases that rest on promises: owners cut off right after something that ends the lease, calls that find
+// them, and clients that find the new owner soon.
+func clockLease(name string, cs ...Class) Profile {
+	return Profile{Name: "clock leases: " + name, Lease: "clock", Only: set(append(cs, wrongHint)...), FaultEvery: 2 * time.Second,
+		Think: 8 * time.Millisecond, Clients: 10, Timeout: 800 * time.Millisecond}
+}
+
+var lateCalls = clockLease("late calls to campaign", lateCall)
+
+// manyReads has few writes: one that an old owner cannot propose ends its token.
+func manyReads(p Profile) Profile {
+	p.Name, p.Reads, p.Wander = p.Name+", many reads", 0.85, 0.5
+	return p
+}
+
+var lateReads = manyReads(lateCalls)
+
+func keepsLease(on bool) {
+	replica.Mutant.LeaseKept = on
+	replica.ForgetMutants()
+}
 
 var mutantCases = []mutantCase{
 	{name: "no sequence check, drop ignored", set: both(noSeqCheck, dropIsIgnored)},
@@ -63,6 +85,16 @@ var mutantCases = []mutantCase{
 	{name: "no confirming round", set: func(on bool) { host.Mutant.NoConfirm = on }, profile: lateAnswers},
 	{name: "older round joined", set: func(on bool) { host.Mutant.JoinEarlierRound = on }, profile: lateAnswers},
 	{name: "token not checked again at release", set: func(on bool) { host.Mutant.StaleRelease = on }},
+	{name: "promise forgotten after a restart", set: func(on bool) { replica.Mutant.ForgetsPromises = on },
+		profile: manyReads(clockLease("quick restarts", quickRestart))},
+	{name: "promise without term check", set: func(on bool) { replica.Mutant.PromiseWithoutTerm = on },
+		profile: clockLease("late messages", cutOne, cutOneWay, cutLink, cutEcho, delay, reorder, rawTransfer, clockRate)},
+	{name: "waiver lifts later promises", set: func(on bool) { replica.Mutant.WaiverWithoutNumber = on }, profile: lateCalls},
+	{name: "Raft's transfer flag waives promises", set: func(on bool) { replica.Mutant.TransferWaives = on }, profile: lateReads},
+	{name: "campaigns while promised", set: func(on bool) { replica.Mutant.CampaignWhilePromised = on }, profile: lateCalls},
+	{name: "late promises revive a lease", set: func(on bool) { replica.Mutant.LateAcksCount = on }, profile: lateReads},
+	{name: "lease not given up on transfer", set: func(on bool) { replica.Mutant.LeaseSurvivesTransfer = on }, profile: lateReads},
+	{name: "lease kept on step-down", set: keepsLease, profile: clockLease("cuts and transfers", rawTransfer, handOver, cutOne, cutOneWay, cutEcho, delay)},
 	{name: "handle uses the node's current lease", set: weak(currentLease)},
 }
 

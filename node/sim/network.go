@@ -5,6 +5,8 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/ringfence/ringfence/store/replica"
 )
 
 // network carries Raft's messages between nodes, and loses, delays, repeats and reorders them. Clients reach every node always,
@@ -13,14 +15,35 @@ type network struct {
 	w       *world
 	blocked [maxNodes][maxNodes]bool // from, to
 	slow    [maxNodes]bool           // what is sent to it comes late, and comes even if the network is cut meanwhile
+	call    bool                     // the next MsgTimeoutNow comes late, and its sender is then cut off
 	lastAt  [maxNodes][maxNodes]time.Duration
 	loss    float64
 	repeat  float64
 	late    float64 // share of messages that are delayed by up to four election timeouts
 }
 
-func (n *network) send(from *node, m *raftpb.Message) {
-	to := nodeOf(m.GetTo())
+// packet is a message of Raft or, if that is nil, a ping, on its way between two replicas.
+type packet struct {
+	*raftpb.Message
+	ping replica.Ping
+}
+
+func (p packet) from() uint64 {
+	if p.Message == nil {
+		return uint64(p.ping.From)
+	}
+	return p.GetFrom()
+}
+
+func (p packet) to() uint64 {
+	if p.Message == nil {
+		return uint64(p.ping.To)
+	}
+	return p.GetTo()
+}
+
+func (n *network) send(from *node, m packet) {
+	to := nodeOf(m.to())
 	w := n.w
 	if n.blocked[from.id][to] || w.faulty(drop) && w.chance(n.loss) {
 		if !n.blocked[from.id][to] {
@@ -37,7 +60,10 @@ func (n *network) send(from *node, m *raftpb.Message) {
 }
 
 // undelivered tells the sender what a real connection would often, not always, tell it.
-func (n *network) undelivered(from *node, m *raftpb.Message) {
+func (n *network) undelivered(from *node, m packet) {
+	if m.Message == nil {
+		return
+	}
 	snapshot := m.GetType() == raftpb.MsgSnap
 	if !snapshot && !n.w.chance(0.3) {
 		return
@@ -59,7 +85,7 @@ func (n *network) undelivered(from *node, m *raftpb.Message) {
 	})
 }
 
-func (n *network) carry(from, to int, m *raftpb.Message) {
+func (n *network) carry(from, to int, m packet) {
 	w := n.w
 	d := w.between(100*time.Microsecond, 1500*time.Microsecond)
 	if w.faulty(delay) && w.chance(n.late) {
@@ -70,8 +96,15 @@ func (n *network) carry(from, to int, m *raftpb.Message) {
 	if n.slow[to] {
 		d, survives = w.between(0, 4*timing.Election()), true
 	}
+	call := n.call && m.Message != nil && m.GetType() == raftpb.MsgTimeoutNow
+	if call {
+		d, survives = w.between(0, 3*timing.Election()), true
+		w.after(d, func() { w.called(from) })
+	}
 	at := w.now + d
-	if !w.faulty(reorder) && !n.slow[to] {
+	if call {
+		// it delays no other
+	} else if !w.faulty(reorder) && !n.slow[to] {
 		at = max(at, n.lastAt[from][to])
 		n.lastAt[from][to] = at
 	} else if at < n.lastAt[from][to] {
@@ -82,7 +115,7 @@ func (n *network) carry(from, to int, m *raftpb.Message) {
 	w.after(at-w.now, func() { n.arrive(from, to, m, survives) })
 }
 
-func (n *network) arrive(from, to int, m *raftpb.Message, survives bool) {
+func (n *network) arrive(from, to int, m packet, survives bool) {
 	w := n.w
 	dst := w.nodes[to]
 	if n.blocked[from][to] && !survives || !dst.up {
@@ -90,12 +123,16 @@ func (n *network) arrive(from, to int, m *raftpb.Message, survives bool) {
 		return
 	}
 	dst.do(dst.inc, func() {
-		r := dst.byReplica(m.GetTo())
+		r := dst.byReplica(m.to())
 		if r == nil {
 			return // a new identity on the same machine: the message was for its predecessor
 		}
-		w.trace("step", m.GetTo(), uint64(m.GetType()), m.GetIndex())
-		r.g.Step(w.now, m)
+		if m.Message == nil {
+			w.ping(dst, r, m.ping)
+			return
+		}
+		w.trace("step", m.to(), uint64(m.GetType()), m.GetIndex())
+		r.g.Step(dst.clock(), m.Message)
 		dst.drain(r)
 		if m.GetType() == raftpb.MsgSnap {
 			n.delivered(w.nodes[from], m)
@@ -103,8 +140,18 @@ func (n *network) arrive(from, to int, m *raftpb.Message, survives bool) {
 	})
 }
 
+// ping hands a request for a promise, or a promise, to its receiver.
+func (w *world) ping(n *node, r *rep, p replica.Ping) {
+	if w.stats.Asked++; p.Promise {
+		w.stats.Promised++
+	}
+	w.trace("ping", uint64(p.From), uint64(p.To), p.Number)
+	r.g.Ping(n.clock(), p)
+	n.drain(r)
+}
+
 // delivered tells the sender of a snapshot that it went through.
-func (n *network) delivered(from *node, m *raftpb.Message) {
+func (n *network) delivered(from *node, m packet) {
 	inc := from.inc
 	n.w.after(n.w.between(time.Millisecond, 5*time.Millisecond), func() {
 		from.do(inc, func() {
@@ -120,6 +167,7 @@ func (n *network) delivered(from *node, m *raftpb.Message) {
 func (n *network) heal() {
 	n.blocked = [maxNodes][maxNodes]bool{}
 	n.slow = [maxNodes]bool{}
+	n.call = false
 }
 
 // slowTo makes everything that a node is sent late for a while, and then cuts it off: it goes on hearing from the others, who do

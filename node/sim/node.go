@@ -32,6 +32,8 @@ type node struct {
 	up   bool
 	reps []*rep // by shard; nil where it has none
 
+	rate float64 // of its clock
+
 	paused   bool
 	deferred []func() // what came while it was paused
 	owed     int      // ticks
@@ -46,6 +48,7 @@ type node struct {
 
 	crashIn   int   // crash after so many more effects; 0: not armed
 	crashFor  Class // what to count it as
+	quick     bool  // the next crash is a quick restart
 	failSync  bool  // the next fsync fails
 	slowUntil time.Duration
 	slowSync  time.Duration
@@ -75,11 +78,16 @@ type rep struct {
 	term, vote uint64 // as written last
 }
 
+// clock is the node's time: it runs at a rate of its own, within the bounds that leases allow for.
+func (n *node) clock() time.Duration { return time.Duration(float64(n.w.now) * n.rate) }
+
 // start runs the process on what its disk holds.
 func (n *node) start() {
 	w := n.w
 	w.stats.Restarts++
-	n.inc++
+	if n.inc++; n.inc > 1 {
+		w.stats.Quiet++
+	}
 	n.boot = ring.BootID(w.rng.Uint64() | 1)
 	n.up = true
 	n.reps = make([]*rep, len(w.models))
@@ -93,7 +101,7 @@ func (n *node) start() {
 			Group:   ring.ShardID(shard).Group(),
 			Holder:  store.Holder{Replica: replicaID(r.rid), Node: ring.NodeID(n.id + 1), Boot: n.boot},
 			Storage: img, Applied: img.applied, Fence: img.fence, Timing: timing, Logger: raftLogger,
-			Epoch: w.hint(),
+			Epoch: w.hint(), Clock: w.clock, Now: n.clock(), Fresh: n.inc == 1,
 		})
 		if err != nil {
 			panic(err)
@@ -121,7 +129,11 @@ func (n *node) crash() {
 	n.deferred, n.appends, n.waiting, n.applies = nil, nil, nil, nil
 	n.owed, n.crashIn, n.failSync = 0, 0, false
 	inc := n.inc
-	n.w.after(n.w.outage(), func() {
+	outage := n.w.outage()
+	if n.quick {
+		outage, n.quick = n.w.between(time.Millisecond, timing.Promise/4), false
+	}
+	n.w.after(outage, func() {
 		if n.inc == inc && !n.up {
 			n.start()
 		}
@@ -198,7 +210,7 @@ func (n *node) resume() {
 
 func (n *node) tick() {
 	inc := n.inc
-	n.w.after(timing.Tick, func() {
+	n.w.after(time.Duration(float64(timing.Tick)/n.rate), func() {
 		if n.inc != inc || !n.up {
 			return
 		}
@@ -214,7 +226,7 @@ func (n *node) tick() {
 func (n *node) tickGroups() {
 	for _, r := range n.reps {
 		if r != nil && n.up {
-			r.g.Tick(n.w.now)
+			r.g.Tick(n.clock())
 			r.own.tick()
 			n.drain(r)
 		}
@@ -237,7 +249,13 @@ func (n *node) drain(r *rep) {
 			if !n.effect() {
 				return
 			}
-			n.w.net.send(n, m)
+			n.w.net.send(n, packet{Message: m})
+		}
+		for _, p := range out.Pings {
+			if !n.effect() {
+				return
+			}
+			n.w.net.send(n, packet{ping: p})
 		}
 		for _, m := range out.Append {
 			if !n.effect() {
@@ -350,9 +368,9 @@ func (n *node) respond() {
 func (n *node) appended(t appendTask) {
 	inc := n.inc
 	n.w.trace("appended", t.r.rid, t.need, uint64(len(t.msg.GetEntries())))
-	t.r.g.AppendDone(n.w.now, t.msg, func(m *raftpb.Message) {
+	t.r.g.AppendDone(n.clock(), t.msg, func(m *raftpb.Message) {
 		if n.inc == inc && n.effect() {
-			n.w.net.send(n, m)
+			n.w.net.send(n, packet{Message: m})
 		}
 	})
 	n.drain(t.r)
@@ -407,7 +425,7 @@ func (n *node) applyOne() {
 	if !n.effect() {
 		return
 	}
-	r.g.ApplyDone(n.w.now, t.task)
+	r.g.ApplyDone(n.clock(), t.task)
 	n.truncate(r)
 	n.writeAppends()
 	n.drain(r)

@@ -110,7 +110,7 @@ func (r *rep) valid(token store.Token) (ok, over bool) {
 	if t != token {
 		return false, true
 	}
-	return r.n.w.now < until, false
+	return r.n.clock() < until, false
 }
 
 func (r *rep) leaderNode() int {

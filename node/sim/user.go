@@ -19,6 +19,7 @@ type running struct {
 	failed bool    // it panicked: what it wrote is gone
 	denied bool    // storage was out of reach
 	touch  bool    // it touched storage
+	proved bool    // the lease was valid when it began, by the clock
 	synced bool    // what it wrote is submitted already
 	over   bool    // it was reset while it waited: its steps are void
 }
@@ -40,8 +41,21 @@ func (u *running) later(d time.Duration, fn func()) {
 	})
 }
 
-// begin constructs the object if need be, and runs the method.
+// begin starts the event if the lease is valid, else it waits for the verdict.
 func (u *running) begin() {
+	switch ok, over := u.s.r.valid(u.s.token); {
+	case u.s.t.IsLost() || over:
+		u.moved()
+	case ok:
+		u.proved = u.s.r.n.w.clock
+		u.run()
+	default:
+		u.later(timing.Tick/5, u.begin)
+	}
+}
+
+// run constructs the object if need be, and runs the method.
+func (u *running) run() {
 	switch {
 	case u.q.kind == opEcho:
 		u.later(u.q.wait, u.end)
@@ -191,7 +205,7 @@ func (u *running) panics() {
 	u.s.r.n.w.stats.Panics++
 	u.failed, u.over, u.writes = true, true, nil
 	u.pos = u.s.last[u.q.object]
-	u.s.do(u.s.t.Reset(nil, u.a, host.End{Bytes: replyBytes, Touched: u.touch, Denied: u.denied}))
+	u.s.do(u.s.t.Reset(nil, u.a, host.End{Bytes: replyBytes, Touched: u.touch, Denied: u.denied, Proved: u.proved}))
 }
 
 const replyBytes = 40
@@ -201,7 +215,7 @@ func (u *running) end() {
 		u.endElsewhere()
 	}
 	u.over = true
-	u.took(u.s.t.Ended(nil, u.a, host.End{Writes: u.writes, Bytes: replyBytes, Touched: u.touch, Denied: u.denied}))
+	u.took(u.s.t.Ended(nil, u.a, host.End{Writes: u.writes, Bytes: replyBytes, Touched: u.touch, Denied: u.denied, Proved: u.proved}))
 }
 
 // took notes which batch the reply depends on before it does what is to be done.

@@ -64,6 +64,7 @@ type world struct {
 
 	policy, stalePolicy host.Policy
 
+	clock     bool       // leases rest on promises and clocks, else on rounds
 	epoch     ring.Epoch // newest ring; nodes hear of it or not
 	cuts      uint64
 	wiped     bool
@@ -111,6 +112,9 @@ func (w *world) build() {
 	w.stalePolicy = w.policy
 	w.stalePolicy.AllowStaleReplies = true
 	w.epoch = 1
+	if w.clock = w.chance(0.5); w.cfg.Profile.Lease != "" {
+		w.clock = w.cfg.Profile.Lease == "clock"
+	}
 	n := 3 + w.pick(maxNodes-2)
 	for shard := range shards {
 		var voters []uint64
@@ -126,11 +130,27 @@ func (w *world) build() {
 				d.base[shard], d.cur[shard] = newImage(m.voters), newImage(m.voters)
 			}
 		}
-		w.nodes = append(w.nodes, &node{w: w, id: id, disk: d})
+		w.nodes = append(w.nodes, &node{w: w, id: id, disk: d, rate: w.drawRate()})
 	}
 	w.served = make([]time.Duration, shards)
 	w.trace("seed", w.cfg.Seed, uint64(w.on), uint64(n))
-	w.note("%d nodes, log of %d entries, faults: %v", n, w.keep, w.on)
+	w.note("%d nodes, log of %d entries, leases by the clock: %v, faults: %v", n, w.keep, w.clock, w.on)
+}
+
+// drawRate draws how fast a clock runs, at the bounds as often as between.
+func (w *world) drawRate() float64 {
+	e := timing.Drift
+	if !w.on.Has(clockRate) {
+		return 1
+	}
+	w.count(clockRate)
+	switch w.pick(4) {
+	case 0:
+		return 1 - e
+	case 1:
+		return 1 + e
+	}
+	return 1 - e + 2*e*w.rng.Float64()
 }
 
 func (w *world) run() {
@@ -259,7 +279,7 @@ func (w *world) stray(r *rep, data []byte) {
 			}
 			w.count(strayProposal)
 			w.trace("stray", r.rid, to, 0)
-			t.g.Step(w.now, &raftpb.Message{Type: raftpb.MsgProp.Enum(), From: new(r.rid), To: new(to), Entries: []*raftpb.Entry{{Data: data}}})
+			t.g.Step(dst.clock(), &raftpb.Message{Type: raftpb.MsgProp.Enum(), From: new(r.rid), To: new(to), Entries: []*raftpb.Entry{{Data: data}}})
 			dst.drain(t)
 		})
 	})
