@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/ringfence/ringfence/ring"
 	"github.com/ringfence/ringfence/transport"
@@ -36,9 +37,12 @@ func (c *Client) Request(ctx context.Context, to, name string, body []byte) ([]b
 	return c.ask(ctx, to, 0, q)
 }
 
-// askBriefly gives a node no longer than a silent connection is given.
+// briefly is how long one of several nodes is given for an answer, which it may itself collect from others.
+const briefly = 5 * time.Second
+
+// askBriefly does not wait for ever for one node where there are others.
 func (c *Client) askBriefly(ctx context.Context, addr string, q transport.Request) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.opts.KeepAlive)
+	ctx, cancel := context.WithTimeout(ctx, briefly)
 	defer cancel()
 	return c.ask(ctx, addr, 0, q)
 }

@@ -24,6 +24,7 @@ type call struct {
 	method   string
 	encoding transport.Encoding
 	arg      []byte
+	size     int // of arg, which ends with the call
 	chain    []string
 	deadline time.Time
 	timer    *time.Timer // for the deadline, unless the caller's context has it

@@ -169,7 +169,8 @@ func (c *Client) learn(s ring.ShardID, h hint) {
 
 // monitor looks after silent connections, and ends those to nodes that left the ring.
 func (c *Client) monitor() {
-	tick := time.NewTicker(c.opts.KeepAlive)
+	every := max(c.opts.KeepAlive/looksPerKeepAlive, time.Millisecond)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
@@ -179,7 +180,7 @@ func (c *Client) monitor() {
 		}
 		t := c.table.Load()
 		for _, l := range c.living() {
-			if l.look(c.ctx) && t != nil && !t.has(l.node) {
+			if l.look(every) && t != nil && !t.has(l.node) {
 				l.retire(errLeft)
 			}
 		}

@@ -8,6 +8,9 @@
 // order, and no call fails. Nodes that stop or cannot be reached are left out for a while (rests.go), so that few calls pay for what
 // one has found out.
 //
+// A node that falls silent without a word, its host dead or the network cut, is noticed after twice Options.KeepAlive, about a second, by
+// the calls that wait for it (silence.go): their outcome is unknown, and everything else goes to the next owner.
+//
 // The decisions (who is asked, what is sent again, when) are a state machine without goroutines, locks or clocks: the table
-// of hints in router.go and the stream of one Ref in stream.go. The rest of the package is the thin loop around it.
+// of hints in router.go, the stream of one Ref in stream.go, the patience with one connection in silence.go. The rest of the package is the thin loop around it.
 package client

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ringfence/ringfence/ring"
@@ -50,9 +51,9 @@ type link struct {
 	drains  bool             // a goroutine sends the backlog as there is room
 	pending map[uint64]*call // by frame ID
 	asks    int              // requests that use the connection
-	heard   uint64           // frames received
-	marked  uint64           // heard at the monitor's last look
-	probing bool
+	unheard int              // bytes of the calls in pending
+	silence silence
+	heard   atomic.Uint64 // bytes received
 
 	wire   transport.Call // of the call that encode appends
 	encode func([]byte) []byte
@@ -70,7 +71,9 @@ func (l *link) dial(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, l.client.opts.DialTimeout)
 	defer cancel()
 	hang := time.AfterFunc(hangTime, l.hangs)
-	conn, err := tcp.Dial(ctx, l.addr, l.client.hello(l.node), l.client.dialOptions(l))
+	opts := l.client.dialOptions(l)
+	opts.Net = l.client.counted(&l.heard)
+	conn, err := tcp.Dial(ctx, l.addr, l.client.hello(l.node), opts)
 	hang.Stop()
 	if err != nil {
 		l.unreachable(err, start)
@@ -135,7 +138,7 @@ func (l *link) drain(ctx context.Context) {
 		c := l.backlog[0]
 		l.backlog = slices.Delete(l.backlog, 0, 1)
 		id, w := l.conn.NextID(), c.wire()
-		l.pending[id] = c
+		l.expect(id, c)
 		l.mu.Unlock()
 		err := l.conn.Send(ctx, transport.Header{Kind: transport.KindCall, ID: id}, func(b []byte) []byte { return transport.AppendCall(b, &w) })
 		if err == nil {
@@ -172,13 +175,13 @@ func (l *link) send(c *call) (answer, bool) {
 func (l *link) put(c *call) (answer, bool) {
 	id := l.conn.NextID()
 	l.wire = c.wire()
-	l.pending[id] = c
+	l.expect(id, c)
 	sent := l.conn.TrySend(transport.Header{Kind: transport.KindCall, ID: id}, l.encode)
 	l.wire = transport.Call{}
 	if sent {
 		return answer{}, true
 	}
-	delete(l.pending, id)
+	l.unexpect(id)
 	if err := l.conn.Err(); err != nil {
 		return answer{kind: answerUnsent, text: err.Error()}, false
 	}
@@ -256,13 +259,26 @@ func (l *link) Frame(conn *tcp.Conn, h transport.Header, body []byte) {
 // take removes a call from the pending table; nil if there is none of that ID.
 func (l *link) take(conn *tcp.Conn, id uint64) *call {
 	l.mu.Lock()
-	c := l.pending[id]
-	delete(l.pending, id)
-	l.heard++
+	c := l.unexpect(id)
 	last := l.leaving != nil && l.idle()
 	l.mu.Unlock()
 	if last {
 		conn.Close()
+	}
+	return c
+}
+
+// expect and unexpect keep the table of calls that wait for an answer. Called with the lock.
+func (l *link) expect(id uint64, c *call) {
+	l.pending[id] = c
+	l.unheard += c.size
+}
+
+func (l *link) unexpect(id uint64) *call {
+	c := l.pending[id]
+	if c != nil {
+		delete(l.pending, id)
+		l.unheard -= c.size
 	}
 	return c
 }
@@ -344,31 +360,31 @@ func (l *link) end(err error, retryAt time.Time) {
 	giveBack(backlog, err)
 }
 
-// look is the monitor's: a link that has calls in flight and heard nothing since the last look is asked for a sign of life. It
-// reports whether the link is idle.
-func (l *link) look(ctx context.Context) (idle bool) {
+// look is the monitor's, every so often. A link on which calls wait and that has been silent is asked for a sign of life, and ended if it
+// gives none: what has not left, and all that is new, goes to other nodes; what has left may have run, and only its caller can know whether
+// it may be asked again. It reports whether the link is idle.
+func (l *link) look(every time.Duration) (idle bool) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	silent := l.state == linkOpen && len(l.pending) > 0 && l.heard == l.marked && !l.probing
-	l.marked = l.heard
-	if silent {
-		l.probing = true
-		l.client.wg.Go(func() { l.probe(ctx) })
+	what := l.silence.look(every, l.heard.Load(), l.state == linkOpen && len(l.pending) > 0, l.unheard)
+	if what == signAsk {
+		l.ping()
 	}
-	return l.idle()
+	idle = l.idle()
+	l.mu.Unlock()
+	if what == signDead {
+		l.client.rests.silent(l.node, time.Now())
+		l.end(errSilent, time.Time{})
+	}
+	return idle
+}
+
+// ping asks for a sign of life, which any answer is, that the question is not known here included; nobody waits for it. If there is no
+// room, there is enough that awaits an answer. Called with the lock, on an open link.
+func (l *link) ping() {
+	l.conn.TrySend(transport.Header{Kind: transport.KindRequest, ID: l.conn.NextID()}, func(b []byte) []byte {
+		return transport.AppendRequest(b, &transport.Request{Name: "ping"})
+	})
 }
 
 // idle: the connection stands and nothing waits on it. Called with the lock.
 func (l *link) idle() bool { return l.state == linkOpen && len(l.pending)+len(l.backlog)+l.asks == 0 }
-
-func (l *link) probe(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, l.client.opts.KeepAlive)
-	defer cancel()
-	_, err := l.conn.Roundtrip(ctx, transport.Request{Name: "ring"})
-	l.mu.Lock()
-	l.probing = false
-	l.mu.Unlock()
-	if err != nil && ctx.Err() != nil {
-		l.end(errSilent, time.Time{})
-	}
-}

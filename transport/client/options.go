@@ -26,8 +26,10 @@ type Options struct {
 	// DialTimeout bounds one attempt to reach one node. Default 2 s. Calls wait for it only if there is nobody else to ask; otherwise they
 	// go on to the next node after 250 ms.
 	DialTimeout time.Duration
-	// KeepAlive: a connection that has calls in flight and was silent for this long is asked for a sign of life, and given up
-	// after the same time again without one. Default 5 s.
+	// KeepAlive: a connection on which calls wait and nothing came for this long is asked for a sign of life, and given up after the
+	// same time again without one: the node is dead, or cut off, or its whole process has stopped. A node whose objects are slow gives
+	// it. Calls in flight there may have run; what had not left, and new calls, go to other nodes. While much is on its way to the node
+	// it is given longer, a second for each MiB. Default 500 ms; raise it where a node may be a second away.
 	KeepAlive time.Duration
 	// Cluster, if not zero, refuses seeds of any other cluster. A client never mixes clusters in any case.
 	Cluster ring.ClusterID
@@ -70,7 +72,7 @@ func (o *Options) withDefaults() (Options, error) {
 	}{
 		{"Timeout", &d.Timeout, 30 * time.Second},
 		{"DialTimeout", &d.DialTimeout, 2 * time.Second},
-		{"KeepAlive", &d.KeepAlive, 5 * time.Second},
+		{"KeepAlive", &d.KeepAlive, 500 * time.Millisecond},
 	} {
 		if *f.value < 0 {
 			return d, fmt.Errorf("client: Options.%s is %v: want a positive time, or 0 for the default %v", f.name, *f.value, f.def)

@@ -105,7 +105,7 @@ func (r *ref) enter(ctx context.Context, method string, enc transport.Encoding, 
 		e.Retryable, e.Overloaded = true, true
 		return nil, e
 	}
-	c := &call{ref: r, method: method, encoding: enc, arg: arg, chain: chain, finished: make(chan struct{})}
+	c := &call{ref: r, method: method, encoding: enc, arg: arg, size: len(arg), chain: chain, finished: make(chan struct{})}
 	deadline, has := ctx.Deadline()
 	if !has {
 		deadline = time.Now().Add(cl.opts.Timeout)

@@ -28,7 +28,7 @@ type rest struct {
 	node     ring.NodeID
 	until    time.Time
 	failures int  // dials in a row that failed
-	hung     bool // the last dial had no answer for hangTime
+	hung     bool // the last dial had no answer for hangTime, or the last connection was given up as silent
 }
 
 // rests is one client's table of them. Readers take no lock; it is empty while all is well. Safe for concurrent use.
@@ -84,6 +84,11 @@ func (r *rests) hangs(n ring.NodeID, now time.Time, most time.Duration) {
 	r.update(n, func(e *rest) { e.hung, e.until = true, later(e.until, now.Add(most)) })
 }
 
+// silent: an open connection to the node was given up. Until a dial has succeeded nobody waits for one.
+func (r *rests) silent(n ring.NodeID, now time.Time) {
+	r.update(n, func(e *rest) { e.hung, e.until = true, later(e.until, now.Add(maxFailRest)) })
+}
+
 // failed: a dial of the node has failed.
 func (r *rests) failed(n ring.NodeID, now time.Time) {
 	r.update(n, func(e *rest) {
@@ -95,7 +100,7 @@ func (r *rests) failed(n ring.NodeID, now time.Time) {
 // reached: a dial of the node has succeeded.
 func (r *rests) reached(n ring.NodeID) { r.keep(func(m ring.NodeID) bool { return m != n }) }
 
-// hung reports whether the node's last dial had no answer for hangTime.
+// hung reports whether nobody should wait for a dial of the node.
 func (r *rests) hung(n ring.NodeID) bool {
 	return slices.ContainsFunc(r.load(), func(e rest) bool { return e.node == n && e.hung })
 }
