@@ -14,6 +14,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ringfence/ringfence/actor/stock"
+	"github.com/ringfence/ringfence/cmd"
 )
 
 var (
@@ -36,7 +39,17 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(nodeEnv) != "" { // before the flags: these are the command line's
+		cmd.Main(append(stock.Classes(), watcherClass())...)
+	}
 	flag.Parse()
+	if config := os.Getenv(probeEnv); config != "" {
+		if err := probeMain(config); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if config := os.Getenv(loadEnv); config != "" {
 		if err := loadMain(config); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -86,6 +99,13 @@ func outer() (code int, err error) {
 	bin, err := build(tmp)
 	if err != nil {
 		return 1, err
+	}
+	swept, err := sweep()
+	if err != nil {
+		return 1, err
+	}
+	if swept > 0 {
+		fmt.Printf("nemesis: removed %d namespaces that a killed run had left\n", swept)
 	}
 	n, err := makeNetwork()
 	defer func() { err = errors.Join(err, n.remove()) }()

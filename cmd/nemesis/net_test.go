@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
+	"strconv"
 	"strings"
+	"syscall"
 )
 
 const (
 	subnet   = "10.199.1."
-	maxNodes = 5
+	maxNodes = 7
 )
 
 // network names what makeNetwork made: a hub with the bridge, a namespace for each node, and two for clients.
@@ -64,6 +67,42 @@ func (n network) remove() error {
 		errs = append(errs, run("ip netns del "+m.ns, ""))
 	}
 	return errors.Join(errs...)
+}
+
+var ours = regexp.MustCompile(`(?m)^(rf([0-9a-f]+)-(?:hub|n[0-9]+|c[12]))\b`)
+
+// leftovers are the namespaces, of all that `ip netns list` names, whose makers are gone: a killed run cannot remove its own.
+func leftovers(list string, runs func(pid int) bool) (names []string) {
+	for _, m := range ours.FindAllStringSubmatch(list, -1) {
+		if pid, err := strconv.ParseInt(m[2], 16, 32); err == nil && !runs(int(pid)) {
+			names = append(names, m[1])
+		}
+	}
+	return names
+}
+
+// sweep removes what killed runs left, and says how much that was. The interfaces go with their namespaces, and the processes have gone
+// with the runs.
+func sweep() (int, error) {
+	list, err := exec.Command("ip", "netns", "list").Output()
+	if err != nil {
+		return 0, fmt.Errorf("ip netns list: %w", err)
+	}
+	names := leftovers(string(list), isNemesis)
+	var errs []error
+	for _, n := range names {
+		errs = append(errs, run("ip netns del "+n, ""))
+	}
+	return len(names), errors.Join(errs...)
+}
+
+// isNemesis reports whether a process runs this program: numbers of processes come round again.
+func isNemesis(pid int) bool {
+	if syscall.Kill(pid, 0) != nil {
+		return false
+	}
+	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return err == nil && strings.HasSuffix(strings.TrimSuffix(theirs, " (deleted)"), "nemesis.test")
 }
 
 func run(command, stdin string) error {

@@ -3,11 +3,9 @@
 package nemesis
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,6 +31,7 @@ type user struct {
 	extra []op          // of load processes
 
 	windows []window
+	changes []named // planned work
 }
 
 // window is the time of a fault, and the counters that it is expected to hit.
@@ -205,6 +204,16 @@ func (u *user) checkAll(byKey map[int][]op) {
 	readers.Wait()
 }
 
+// longestIn is the longest that a call took which overlaps a time.
+func longestIn(ops []op, from, to time.Duration) (longest time.Duration) {
+	for _, o := range ops {
+		if o.End >= from && o.Start <= to {
+			longest = max(longest, o.End-o.Start)
+		}
+	}
+	return longest
+}
+
 // wantNoFailure is for planned work.
 func (v verdict) wantNoFailure(t *testing.T, limit time.Duration) {
 	t.Helper()
@@ -216,14 +225,8 @@ func (v verdict) wantNoFailure(t *testing.T, limit time.Duration) {
 	}
 }
 
-// outsider is a load process in the second client's namespace, which calls the same counters.
-type outsider struct {
-	stdin io.Closer
-	ops   chan []op
-}
-
 // startOutsider lets a client that reaches only one node call these counters.
-func (u *user) startOutsider(only *process, keys []int) *outsider {
+func (u *user) startOutsider(only *process, keys []int) *child[[]op] {
 	t := u.t
 	t.Helper()
 	var others []string
@@ -237,52 +240,15 @@ func (u *user) startOutsider(only *process, keys []int) *outsider {
 	}
 	cfg := u.cfg
 	cfg.Servers, cfg.Only, cfg.Timeout = []string{listenAddr(only.number)}, keys, 3*time.Second
-	config, err := json.Marshal(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := in(net.minority(), os.Args[0])
-	c.Env = append(os.Environ(), loadEnv+"="+string(config))
-	stdin, err1 := c.StdinPipe()
-	stdout, err2 := c.StdoutPipe()
-	stderr, err3 := c.StderrPipe()
-	if err1 != nil || err2 != nil || err3 != nil {
-		t.Fatal(err1, err2, err3)
-	}
-	if err := startBound(c); err != nil {
-		t.Fatal(err)
-	}
-	o := &outsider{stdin: stdin, ops: make(chan []op, 1)}
-	go func() {
-		var ops []op
-		if err := json.NewDecoder(stdout).Decode(&ops); err != nil {
-			t.Errorf("the load process gave no history: %v", err)
-		}
-		if err := c.Wait(); err != nil {
-			t.Errorf("the load process: %v", err)
-		}
-		o.ops <- ops
-	}()
-	if line, err := bufio.NewReader(stderr).ReadString('\n'); strings.TrimSpace(line) != loadReady {
-		t.Fatalf("the load process said %q: %v", line, err)
-	}
-	return o
+	return startChild[[]op](t, net.minority(), loadEnv, cfg)
 }
 
-// end adds the load process's calls to the user's and returns them.
-func (u *user) endOutsider(o *outsider) []op {
+// endOutsider adds the load process's calls to the user's and returns them.
+func (u *user) endOutsider(o *child[[]op]) []op {
 	u.t.Helper()
-	if err := o.stdin.Close(); err != nil {
-		u.t.Error(err)
-	}
-	select {
-	case ops := <-o.ops:
-		u.extra = append(u.extra, ops...)
-		return ops
-	case <-time.After(20 * time.Second):
-		u.t.Fatal("the load process does not end")
-		return nil
-	}
+	ops := o.end(u.t)
+	u.extra = append(u.extra, ops...)
+	return ops
 }
 
 func (v verdict) sortedOutages() []time.Duration { return slices.Sorted(slices.Values(v.outages)) }
