@@ -9,8 +9,11 @@ import (
 	"time"
 )
 
-// electionTimeout is the longest of `--timing lan`, the default.
-const electionTimeout = 800 * time.Millisecond
+// Of `--timing lan`, the default: the longest election timeout, and how long a promise holds on which `--lease clock` rests.
+const (
+	electionTimeout = 800 * time.Millisecond
+	promise         = 400 * time.Millisecond
+)
 
 // silentLimit is how long a counter may be without an answer if its owner falls silent to clients, too: they notice after a second and a
 // quarter, and the machine is busy.
@@ -28,7 +31,7 @@ func TestCut(t *testing.T) {
 	needsNemesis(t)
 	c := startCluster(t, 3, 64)
 	for _, d := range cutLengths() {
-		t.Run("nodes "+d.String(), func(t *testing.T) { cutFromNodes(t, c, d) })
+		t.Run("nodes "+d.String(), func(t *testing.T) { cutFromNodes(t, c, d, promise) })
 		t.Run("all "+d.String(), func(t *testing.T) {
 			cutWith(t, c, d, func(others []string) rules {
 				others = append(others, subnet+"100")
@@ -45,6 +48,12 @@ func TestCut(t *testing.T) {
 	t.Run("UDP 10s", func(t *testing.T) { cutUDP(t, c) })
 }
 
+// TestCutQuorum is the cut that matters most, of owners that rely on no clock: not one read may be answered that begins after it.
+func TestCutQuorum(t *testing.T) {
+	needsNemesis(t)
+	cutFromNodes(t, startCluster(t, 3, 64, "--lease", "quorum"), 10*time.Second, 0)
+}
+
 func (c *cluster) others(p *process) (ips []string) {
 	for _, n := range c.nodes {
 		if n != p {
@@ -54,8 +63,9 @@ func (c *cluster) others(p *process) (ips []string) {
 	return ips
 }
 
-// cutFromNodes cuts a node off from the others, not from clients, and lets a client call that reaches that node only.
-func cutFromNodes(t *testing.T, c *cluster, d time.Duration) {
+// cutFromNodes cuts a node off from the others, not from clients, and lets clients call that reach that node only. For as long as its lease
+// it may still answer reads: nobody else answers writes meanwhile, which the history shows.
+func cutFromNodes(t *testing.T, c *cluster, d, lease time.Duration) {
 	u := startUser(t, c)
 	victim, keys := u.busiest()
 	outsider := u.startOutsider(victim, keys)
@@ -74,15 +84,15 @@ func cutFromNodes(t *testing.T, c *cluster, d time.Duration) {
 	mustDrop(t, victim, rules{})
 	whole := c.waitWhole(t, 30*time.Second)
 	u.more(2 * counters)
-	judgeOutsider(t, u.endOutsider(outsider), cut, healing)
-	u.judgeProber(prober.end(t), cut, healing)
+	judgeOutsider(t, u.endOutsider(outsider), cut, lease, healing)
+	u.judgeProber(prober.end(t), cut, lease, healing)
 	v := u.finish()
 	remark(t, "whole %v after healing", ms(whole))
 	v.wantOutages(t, 2*time.Second)
 }
 
-// judgeOutsider wants nothing answered by a node that is alone, and what it refuses refused soon.
-func judgeOutsider(t *testing.T, ops []op, cut, healing time.Duration) {
+// judgeOutsider wants nothing answered by a node that is alone and whose lease is over, and what it refuses refused soon.
+func judgeOutsider(t *testing.T, ops []op, cut, lease, healing time.Duration) {
 	before, failed := 0, 0
 	var caught time.Duration // how long the last call that was under way at the cut took from then on
 	for _, o := range ops {
@@ -91,7 +101,7 @@ func judgeOutsider(t *testing.T, ops []op, cut, healing time.Duration) {
 			before++
 		case o.Start < cut:
 			caught = max(caught, o.End-cut)
-		case o.ok() && o.End < healing:
+		case o.ok() && (o.Start > cut+lease || !o.Get && o.Start > cut) && o.End < healing:
 			t.Errorf("a node that is cut off answered %d to a call of counter %d that began %v after the cut", o.Value, o.Key, o.Start-cut)
 		case !o.ok() && o.Start < healing:
 			failed++

@@ -213,11 +213,12 @@ func (u *user) startProber(p *process, keys []int) *child[[]probed] {
 	return startChild[[]probed](u.t, net.node(p.number), probeEnv, probeConfig{Server: listenAddr(p.number), Prefix: u.cfg.Prefix, Keys: keys[:min(len(keys), 8)]})
 }
 
-// judgeProber wants a node that is alone to answer nothing, and to say no within an election timeout and what a busy machine adds.
-func (u *user) judgeProber(reads []probed, cut, healing time.Duration) {
+// judgeProber wants a node that is alone to answer nothing when its lease is over, and to say no within an election timeout and what a busy
+// machine adds.
+func (u *user) judgeProber(reads []probed, cut, lease, healing time.Duration) {
 	t := u.t
 	t.Helper()
-	read, refused := 0, 0
+	read, leased, refused := 0, 0, 0
 	var caught, verdict, slowest time.Duration // the last of those under way at the cut; the first refusal; any read that began in the cut
 	for _, o := range reads {
 		if o.Code == 0 {
@@ -229,6 +230,8 @@ func (u *user) judgeProber(reads []probed, cut, healing time.Duration) {
 		case o.End < cut || o.Start > healing:
 		case o.Start < cut:
 			caught = max(caught, o.End-cut)
+		case o.Code == 0 && o.Start <= cut+lease:
+			leased++
 		case o.Code == 0 && o.End < healing:
 			t.Errorf("a node that is cut off answered %d to a read of counter %d that began %v after the cut", o.Value, o.Key, ms(o.Start-cut))
 		case o.End < healing:
@@ -245,8 +248,8 @@ func (u *user) judgeProber(reads []probed, cut, healing time.Duration) {
 	if read == 0 || refused == 0 {
 		t.Errorf("within the cut-off namespace %d reads were answered before and %d refused after the cut: nothing is shown", read, refused)
 	}
-	remark(t, "within the cut-off namespace: %d reads before the cut, %d refused after it, the first %v after the cut; one under way at the cut took %v from then, one that began later %v at most",
-		read, refused, ms(verdict), ms(caught), ms(slowest))
+	remark(t, "within the cut-off namespace: %d reads before the cut, %d answered within the lease after it, %d refused, the first %v after the cut; one under way at the cut took %v from then, one that began later %v at most",
+		read, leased, refused, ms(verdict), ms(caught), ms(slowest))
 	if most := max(caught, slowest); most > refusalLimit {
 		t.Errorf("a node that is cut off took %v to refuse a read, want an election timeout, %v at most", ms(most), refusalLimit)
 	}
