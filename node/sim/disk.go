@@ -29,6 +29,7 @@ type disk struct {
 // diskOp is one atomic write. Exactly one of msg, task and truncate is set.
 type diskOp struct {
 	shard    int
+	rid      uint64          // the replica it belongs to; if another has taken its place, it is void
 	msg      *raftpb.Message // Raft's MsgStorageAppend
 	task     *replica.ApplyTask
 	truncate uint64
@@ -38,6 +39,7 @@ type diskOp struct {
 
 func (d *disk) write(op diskOp) (pos uint64) {
 	d.cur[op.shard].do(&op)
+	op.rid = d.cur[op.shard].rid
 	d.tail = append(d.tail, op)
 	return d.done + uint64(len(d.tail))
 }
@@ -51,7 +53,9 @@ func (d *disk) sync(pos uint64) {
 	}
 	n := int(pos - d.done)
 	for i := range d.tail[:n] {
-		d.base[d.tail[i].shard].do(&d.tail[i])
+		if m := d.base[d.tail[i].shard]; m != nil && m.rid == d.tail[i].rid {
+			m.do(&d.tail[i])
+		}
 	}
 	d.tail = append(d.tail[:0], d.tail[n:]...)
 	d.done = pos
@@ -72,8 +76,18 @@ func (d *disk) crash(rng *rand.Rand) (lost int) {
 	return lost
 }
 
+// place puts a replica on the disk, or with nil takes it away, durably.
+func (d *disk) place(shard int, m *image) {
+	d.cur[shard], d.base[shard] = m, nil
+	if m != nil {
+		d.base[shard] = m.clone()
+	}
+}
+
 // image is one replica as its store has it: log, hard state and state. It is the raft.Storage of the group.
 type image struct {
+	rid uint64 // the replica's ID
+
 	term, vote, commit uint64
 	trunc, truncTerm   uint64 // the log begins behind this entry
 	ents               []*raftpb.Entry
@@ -88,9 +102,14 @@ type image struct {
 }
 
 // newImage is a replica bootstrapped from the synthetic snapshot that all first replicas of a group share.
-func newImage(voters []uint64) *image {
-	return &image{term: 1, commit: 1, trunc: 1, truncTerm: 1, applied: 1, kv: map[string]string{},
+func newImage(rid uint64, voters []uint64) *image {
+	return &image{rid: rid, term: 1, commit: 1, trunc: 1, truncTerm: 1, applied: 1, kv: map[string]string{},
 		conf: &raftpb.ConfState{Voters: voters}}
+}
+
+// emptyImage is a replica that waits to be filled.
+func emptyImage(rid uint64) *image {
+	return &image{rid: rid, kv: map[string]string{}, conf: &raftpb.ConfState{}}
 }
 
 func (m *image) clone() *image {

@@ -39,12 +39,13 @@ const (
 	clockRate
 	quickRestart
 	lateCall
+	moveReplica
 	classes
 )
 
 var classNames = [classes]string{"message lost", "message doubled", "message late", "messages reordered", "cut: one node", "cut: halves",
 	"cut: one way", "cut: bridge", "cut: ring", "cut: one link", "cut: answers come late", "pause", "crash and restart", "power loss of all", "power loss after a reply",
-	"disk wiped", "slow disk", "fsync error", "slow apply", "raw transfer", "hand-over", "late proposal", "stray proposal", "wrong ring", "clocks at other rates", "quick restart", "late call to campaign"}
+	"disk wiped", "slow disk", "fsync error", "slow apply", "raw transfer", "hand-over", "late proposal", "stray proposal", "wrong ring", "clocks at other rates", "quick restart", "late call to campaign", "replica moved"}
 
 func (c Class) String() string { return classNames[c] }
 
@@ -78,7 +79,7 @@ func (s Classes) String() string {
 
 // Discrete faults happen at a moment; the rest of the classes colour what goes on anyway.
 var discrete = set(cutOne, cutHalves, cutOneWay, cutBridge, cutRing, cutLink, cutEcho, pause, crash, powerLoss, powerAfterReply, wipe, syncError,
-	slowDisk, rawTransfer, handOver, quickRestart, lateCall)
+	slowDisk, rawTransfer, handOver, quickRestart, lateCall, moveReplica)
 
 // drawClasses switches each class on with an even chance, at least three of them, one of them discrete.
 func (s *scheduler) drawClasses() Classes {
@@ -146,6 +147,8 @@ func (w *world) strike(c Class) {
 		w.restartPromiser()
 	case lateCall:
 		w.callLate()
+	case moveReplica:
+		w.beginMove()
 	case crash:
 		if n.up {
 			n.crashIn = 1 + w.pick(40) // between two effects
@@ -209,6 +212,9 @@ func (w *world) moveShard(c Class) {
 			continue
 		}
 		to := r.anotherVoter(w.rng)
+		if to == r.rid {
+			continue
+		}
 		w.count(c)
 		w.trace("move", uint64(c), r.rid, to)
 		if c == handOver {

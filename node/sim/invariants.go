@@ -73,6 +73,9 @@ func (w *world) checkState(n *node, shard int) {
 	if img.fence != want.fence {
 		w.fail("I2 one committing instance", "shard %d at %d on node %d: fence %+v, by the rules %+v", shard, img.applied, n.id, img.fence, want.fence)
 	}
+	if c := m.confs[want.conf]; !c.same(img.conf) {
+		w.fail("I20 replicas agree", "shard %d at %d on node %d: configuration %v, by the rules %+v", shard, img.applied, n.id, img.conf, c)
+	}
 	if img.sum != want.sum {
 		w.fail("I20 replicas agree", "shard %d at %d on node %d: state %x, by the log %x", shard, img.applied, n.id, img.sum, want.sum)
 	}
@@ -104,20 +107,33 @@ func (w *world) forget(n *node) {
 	}
 }
 
-// durable is the number of a shard's voters that hold the entry on synced disk.
-func (w *world) durable(shard int, index uint64) (have int) {
+// durable reports whether the entry is on synced disks of a majority: of the newest configuration, or of the one before, whose majority
+// committed what led to the newest. One wiped disk may have been part of it.
+func (w *world) durable(shard int, index uint64) bool {
 	m := w.models[shard]
 	term := m.at(index).entry.GetTerm()
-	for _, v := range m.voters {
-		if img := w.nodes[nodeOf(v)].disk.base[shard]; img != nil && (img.applied >= index || img.holds(index, term)) {
-			have++
+	held := func(voters []uint64) bool {
+		have := 0
+		for _, v := range voters {
+			if img := w.nodes[nodeOf(v)].disk.base[shard]; img != nil && img.rid == v && (img.applied >= index || img.holds(index, term)) {
+				have++
+			}
+		}
+		need := len(voters)/2 + 1
+		if w.wiped {
+			need--
+		}
+		return have >= need
+	}
+	for _, c := range m.confs[max(0, len(m.confs)-2):] {
+		if held(c.voters) || len(c.outgoing) > 0 && held(c.outgoing) {
+			return true
 		}
 	}
-	return have
+	return false
 }
 
-// checkGate looks at a reply that leaves: everything it depends on is fsynced on a majority (I4). The majority is of the voters
-// whose disks were not replaced since; one wiped disk may have been part of it.
+// checkGate looks at a reply that leaves: everything it depends on is fsynced on a majority (I4).
 func (w *world) checkGate(r *rep, token store.Token, pos uint64, op uint64) {
 	if pos == 0 || w.cfg.HistoryOnly {
 		return
@@ -127,12 +143,8 @@ func (w *world) checkGate(r *rep, token store.Token, pos uint64, op uint64) {
 		w.fail("I4 output gate", "op %d: a reply leaves node %d; batch %d of token %d of shard %d has not taken effect", op, r.n.id, pos, token, r.shard)
 		return
 	}
-	need := len(r.voters)/2 + 1
-	if w.wiped {
-		need--
-	}
-	if have := w.durable(r.shard, index); have < need {
-		w.fail("I4 output gate", "op %d: a reply leaves node %d; entry %d of shard %d is synced on %d replicas", op, r.n.id, index, r.shard, have)
+	if !w.durable(r.shard, index) {
+		w.fail("I4 output gate", "op %d: a reply leaves node %d; entry %d of shard %d is not synced on a majority", op, r.n.id, index, r.shard)
 	}
 	w.gates[r.shard] = max(w.gates[r.shard], index)
 }
@@ -143,14 +155,8 @@ func (w *world) checkDurable() {
 		return
 	}
 	for shard, index := range w.gates {
-		need := len(w.models[shard].voters)/2 + 1
-		if w.wiped {
-			need--
-		}
-		if have := 0; index > 0 {
-			if have = w.durable(shard, index); have < need {
-				w.fail("I18 power loss", "entry %d of shard %d, on which a reply depended, is left on %d replicas", index, shard, have)
-			}
+		if index > 0 && !w.durable(shard, index) {
+			w.fail("I18 power loss", "entry %d of shard %d, on which a reply depended, is not left on a majority", index, shard)
 		}
 	}
 }

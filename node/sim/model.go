@@ -15,8 +15,10 @@ const objects = 3
 // model is what an observer of everything knows of one shard: the log that its replicas agreed on, and what it means by a second
 // implementation of the fence's rules.
 type model struct {
-	shard  int
-	voters []uint64
+	shard    int
+	founders []uint64
+	conf     conf   // by the rules
+	confs    []conf // all that were reached, the newest last
 
 	log    []agreed // entry i+2 of the log
 	fence  store.Fence
@@ -33,6 +35,7 @@ type agreed struct {
 	entry *raftpb.Entry
 	fence store.Fence // after it
 	sum   uint64
+	conf  int // of confs
 }
 
 type batchID struct {
@@ -46,7 +49,7 @@ type ownerID struct {
 }
 
 func newModel(shard int, voters []uint64) *model {
-	return &model{shard: shard, voters: voters, state: map[string]string{}, where: map[batchID]uint64{}, opened: map[store.Token]ownerID{}}
+	return &model{shard: shard, founders: voters, conf: conf{voters: voters}, confs: []conf{{voters: voters}}, state: map[string]string{}, where: map[batchID]uint64{}, opened: map[store.Token]ownerID{}}
 }
 
 // last is the index of the newest entry that any replica has applied.
@@ -73,7 +76,12 @@ func (m *model) observe(e *raftpb.Entry) string {
 		}
 		m.step(index, e.GetTerm(), &m.cmd)
 	}
-	m.log = append(m.log, agreed{entry: e, fence: m.fence, sum: m.sum})
+	if e.GetType() != raftpb.EntryNormal {
+		if wrong := m.change(e); wrong != "" {
+			return wrong
+		}
+	}
+	m.log = append(m.log, agreed{entry: e, fence: m.fence, sum: m.sum, conf: len(m.confs) - 1})
 	return ""
 }
 

@@ -8,6 +8,7 @@ const (
 	wipedRejoins                       // an empty disk comes back under the old replica's ID
 	fenceApart                         // the fence is stored in a batch of its own
 	currentLease                       // a storage handle uses the lease that the node has now
+	idReused                           // a removed replica's ID is given out again: no tombstone
 )
 
 func (m weakness) has(x weakness) bool { return m&x != 0 }

@@ -15,12 +15,14 @@ import (
 
 const maxNodes = 5
 
-// A replica's ID says where it lives: 100 × (shard + 1) + node + 1. The protocol does not know.
-func makeReplicaID(shard, node int) uint64     { return uint64(100*(shard+1) + node + 1) }
-func nodeOf(id uint64) int                     { return int(id%100) - 1 }
-func shardOf(id uint64) int                    { return int(id/100) - 1 }
-func replicaID(id uint64) ring.ReplicaID       { return ring.ReplicaID(id) }
-func replicaIndex(voters []uint64, id int) int { return slices.Index(voters, uint64(id)) }
+// A replica's ID says where it lives, and the how manieth of its shard it is: 10000 × generation + 100 × (shard + 1) + node + 1. The protocol
+// does not know.
+func makeReplicaID(generation, shard, node int) uint64 {
+	return uint64(10000*generation + 100*(shard+1) + node + 1)
+}
+func nodeOf(id uint64) int               { return int(id%100) - 1 }
+func shardOf(id uint64) int              { return int(id/100%100) - 1 }
+func replicaID(id uint64) ring.ReplicaID { return ring.ReplicaID(id) }
 
 // node is one process and its disk.
 type node struct {
@@ -70,7 +72,7 @@ type rep struct {
 	n       *node
 	shard   int
 	rid     uint64
-	voters  []uint64
+	gone    bool // removed: what it had under way comes to nothing
 	g       *replica.Group
 	applies int // handed out and not yet stored
 	own     ownership
@@ -96,19 +98,7 @@ func (n *node) start() {
 		if img == nil {
 			continue
 		}
-		r := &rep{n: n, shard: shard, rid: makeReplicaID(shard, n.id), voters: w.models[shard].voters, term: img.term, vote: img.vote}
-		g, err := replica.NewGroup(replica.GroupConfig{
-			Group:   ring.ShardID(shard).Group(),
-			Holder:  store.Holder{Replica: replicaID(r.rid), Node: ring.NodeID(n.id + 1), Boot: n.boot},
-			Storage: img, Applied: img.applied, Fence: img.fence, Timing: timing, Logger: raftLogger,
-			Epoch: w.hint(), Clock: w.clock, Now: n.clock(), Fresh: n.inc == 1,
-		})
-		if err != nil {
-			panic(err)
-		}
-		r.g = g
-		r.own.init(r)
-		n.reps[shard] = r
+		n.open(shard, img, n.inc == 1)
 		w.checkRestart(n, shard)
 	}
 	n.tick()
@@ -117,6 +107,24 @@ func (n *node) start() {
 			n.drain(r)
 		}
 	}
+}
+
+// open starts a replica on what the disk holds of it.
+func (n *node) open(shard int, img *image, fresh bool) *rep {
+	r := &rep{n: n, shard: shard, rid: img.rid, term: img.term, vote: img.vote}
+	g, err := replica.NewGroup(replica.GroupConfig{
+		Group:   ring.ShardID(shard).Group(),
+		Holder:  store.Holder{Replica: replicaID(r.rid), Node: ring.NodeID(n.id + 1), Boot: n.boot},
+		Storage: img, Applied: img.applied, Fence: img.fence, Timing: timing, Logger: raftLogger,
+		Epoch: n.w.hint(), Clock: n.w.clock, Now: n.clock(), Fresh: fresh,
+	})
+	if err != nil {
+		panic(err)
+	}
+	r.g = g
+	r.own.init(r)
+	n.reps[shard] = r
+	return r
 }
 
 // crash ends the process between two effects; unsynced operations are lost from some point on.
@@ -147,11 +155,10 @@ func (n *node) wipe() {
 			continue
 		}
 		if mutant.has(wipedRejoins) {
-			n.disk.cur[shard] = newImage(n.w.models[shard].voters)
-			n.disk.base[shard] = newImage(n.w.models[shard].voters)
+			n.disk.place(shard, newImage(img.rid, n.w.models[shard].founders))
 			continue
 		}
-		n.disk.cur[shard], n.disk.base[shard] = nil, nil
+		n.disk.place(shard, nil)
 	}
 	n.w.forget(n)
 }
@@ -234,7 +241,7 @@ func (n *node) tickGroups() {
 }
 
 func (n *node) byReplica(id uint64) *rep {
-	if s := shardOf(id); s < len(n.reps) && n.up {
+	if s := shardOf(id); s < len(n.reps) && n.up && n.reps[s] != nil && n.reps[s].rid == id {
 		return n.reps[s]
 	}
 	return nil
@@ -242,7 +249,7 @@ func (n *node) byReplica(id uint64) *rep {
 
 // drain does what a group wants done, in the order of the contract of replica.Output.
 func (n *node) drain(r *rep) {
-	for n.up && r.g.HasReady() {
+	for n.up && !r.gone && r.g.HasReady() {
 		out := r.g.Ready()
 		r.own.events(out.Lost)
 		for _, m := range out.Send {
@@ -283,6 +290,10 @@ func (n *node) drain(r *rep) {
 func (n *node) writeAppends() {
 	for len(n.appends) > 0 {
 		t := n.appends[0]
+		if t.r.gone {
+			n.appends = n.appends[1:]
+			continue
+		}
 		if !raft.IsEmptySnap(t.msg.GetSnapshot()) {
 			if t.r.applies > 0 {
 				return
@@ -366,6 +377,9 @@ func (n *node) respond() {
 }
 
 func (n *node) appended(t appendTask) {
+	if t.r.gone {
+		return
+	}
 	inc := n.inc
 	n.w.trace("appended", t.r.rid, t.need, uint64(len(t.msg.GetEntries())))
 	t.r.g.AppendDone(n.clock(), t.msg, func(m *raftpb.Message) {
@@ -410,6 +424,9 @@ func (n *node) applyOne() {
 	t := n.applies[0]
 	n.applies = n.applies[1:]
 	r := t.r
+	if r.gone {
+		return
+	}
 	r.applies--
 	if mutant.has(fenceApart) {
 		n.disk.write(diskOp{shard: r.shard, task: t.task, noFence: true})
@@ -444,11 +461,11 @@ func (r *rep) leads() bool { return uint64(r.g.Leader()) == r.rid }
 
 func (r *rep) image() *image { return r.n.disk.cur[r.shard] }
 
-// peers are the other voters, in order.
+// anotherVoter is one of the other voters of the configuration that the replica has applied; itself if it is the only one.
 func (r *rep) anotherVoter(rng *rand.Rand) uint64 {
-	for {
-		if v := r.voters[rng.IntN(len(r.voters))]; v != r.rid {
-			return v
-		}
+	others := slices.DeleteFunc(slices.Clone(r.g.Voters()), func(v uint64) bool { return v == r.rid })
+	if len(others) == 0 {
+		return r.rid
 	}
+	return others[rng.IntN(len(others))]
 }

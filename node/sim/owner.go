@@ -83,7 +83,7 @@ func (n *node) receive(q request) {
 	w := n.w
 	r := n.reps[q.shard]
 	if r == nil {
-		q.answer(answer{outcome: DidNotRun, hint: nodeOf(w.models[q.shard].voters[w.pick(copies)])})
+		q.answer(answer{outcome: DidNotRun, hint: w.aVoter(q.shard)})
 		return
 	}
 	s := r.own.serve
@@ -239,7 +239,7 @@ func (s *serving) handOver(to uint64) {
 	later := func(d time.Duration, fn func()) {
 		w.after(d, func() {
 			n.do(inc, func() {
-				if n.reps[s.r.shard].own.serve == s {
+				if r := n.reps[s.r.shard]; r != nil && r.own.serve == s {
 					fn()
 					n.drain(s.r)
 				}

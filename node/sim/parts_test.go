@@ -42,8 +42,8 @@ func TestCrashKeepsAPrefix(t *testing.T) {
 	kept := map[int]int{}
 	for range 300 {
 		voters := []uint64{101, 102, 103}
-		d := &disk{base: []*image{newImage(voters), nil}, cur: []*image{newImage(voters), nil}}
-		model := newImage(voters)
+		d := &disk{base: []*image{newImage(0, voters), nil}, cur: []*image{newImage(0, voters), nil}}
+		model := newImage(0, voters)
 		prefixes := []*image{model.clone()}
 		n, synced := 3+rng.IntN(20), 0
 		for i := range n {
@@ -102,7 +102,7 @@ func same(a, b *image) bool {
 }
 
 func TestSnapshotCarriesAllOfAState(t *testing.T) {
-	m := newImage([]uint64{101})
+	m := newImage(0, []uint64{101})
 	for i := range 50 {
 		m.put(&store.Write{Key: []byte{byte(i % 7)}, Value: []byte(strings.Repeat("v", i))})
 	}

@@ -22,6 +22,7 @@ type Stats struct {
 	Waited       int          // storage accesses that waited for the verdict
 	Asked        int          // requests for promises, and promises, that arrived
 	Promised     int          // of these, promises
+	Moves        int          // replicas that moved to another node
 	Quiet        int          // process starts after the first
 	Acquires     int          // tokens opened
 	Released     int          // tokens given back
@@ -42,7 +43,7 @@ func (s *Stats) Add(o *Stats) {
 	s.Virtual += o.Virtual
 	for _, p := range []struct{ to, from *int }{{&s.Acked, &o.Acked}, {&s.MayHaveRun, &o.MayHaveRun}, {&s.Refused, &o.Refused},
 		{&s.TimedOut, &o.TimedOut}, {&s.Long, &o.Long}, {&s.Moved, &o.Moved}, {&s.Stale, &o.Stale}, {&s.Waited, &o.Waited},
-		{&s.Asked, &o.Asked}, {&s.Promised, &o.Promised}, {&s.Quiet, &o.Quiet},
+		{&s.Asked, &o.Asked}, {&s.Promised, &o.Promised}, {&s.Quiet, &o.Quiet}, {&s.Moves, &o.Moves},
 		{&s.Acquires, &o.Acquires}, {&s.Released, &o.Released}, {&s.Snapshots, &o.Snapshots}, {&s.Truncations, &o.Truncations},
 		{&s.Epochs, &o.Epochs}, {&s.Restarts, &o.Restarts},
 		{&s.Dropped, &o.Dropped}, {&s.Syncs, &o.Syncs}, {&s.Panics, &o.Panics}} {
@@ -72,7 +73,7 @@ func (s *Stats) lines() []line {
 		line{"events that waited in the middle", s.Long}, line{"storage accesses failed: moved", s.Moved},
 		line{"storage accesses that waited", s.Waited}, line{"stale replies held back", s.Stale},
 		line{"pings about promises", s.Asked}, line{"promises", s.Promised}, line{"starts with a quiet time", s.Quiet},
-		line{"tokens opened", s.Acquires}, line{"tokens released", s.Released}, line{"process starts", s.Restarts},
+		line{"replicas moved", s.Moves}, line{"tokens opened", s.Acquires}, line{"tokens released", s.Released}, line{"process starts", s.Restarts},
 		line{"activations dropped", s.Dropped}, line{"events that synced", s.Syncs}, line{"events that panicked", s.Panics},
 		line{"snapshots installed", s.Snapshots}, line{"logs truncated", s.Truncations}, line{"ring epochs", s.Epochs})
 	total := 0

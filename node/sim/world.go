@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -60,6 +61,8 @@ type world struct {
 	net    network
 	nodes  []*node
 	models []*model
+	moves  [shards]move
+	gen    int // newest generation of replicas
 	keep   int // log entries kept
 
 	policy, stalePolicy host.Policy
@@ -119,15 +122,15 @@ func (w *world) build() {
 	for shard := range shards {
 		var voters []uint64
 		for k := range copies {
-			voters = append(voters, makeReplicaID(shard, (shard+k)%n))
+			voters = append(voters, makeReplicaID(0, shard, (shard+k)%n))
 		}
 		w.models = append(w.models, newModel(shard, voters))
 	}
 	for id := range n {
 		d := &disk{base: make([]*image, shards), cur: make([]*image, shards)}
 		for shard, m := range w.models {
-			if replicaIndex(m.voters, int(makeReplicaID(shard, id))) >= 0 {
-				d.base[shard], d.cur[shard] = newImage(m.voters), newImage(m.voters)
+			if rid := makeReplicaID(0, shard, id); slices.Contains(m.founders, rid) {
+				d.place(shard, newImage(rid, m.founders))
 			}
 		}
 		w.nodes = append(w.nodes, &node{w: w, id: id, disk: d, rate: w.drawRate()})
@@ -264,13 +267,16 @@ func (w *world) stray(r *rep, data []byte) {
 		if w.now >= w.calm {
 			return
 		}
-		i := w.pick(len(r.voters))
-		for k := range r.voters { // whoever leads, if anybody: others drop proposals
-			if t := w.nodes[nodeOf(r.voters[k])].byReplica(r.voters[k]); t != nil && t.leads() {
-				i = k
+		voters := r.g.Voters()
+		if len(voters) == 0 {
+			return
+		}
+		to := voters[w.pick(len(voters))]
+		for _, v := range voters { // whoever leads, if anybody: others drop proposals
+			if t := w.nodes[nodeOf(v)].byReplica(v); t != nil && t.leads() {
+				to = v
 			}
 		}
-		to := r.voters[i]
 		dst := w.nodes[nodeOf(to)]
 		dst.do(dst.inc, func() {
 			t := dst.byReplica(to)

@@ -16,6 +16,7 @@ func mutServeEarly() bool                 { return false }
 func mutSnapshotWithoutFence() bool       { return false }
 func mutDropIsIgnored() bool              { return false }
 func mutStaleEpoch() bool                 { return false }
+func mutStaleTarget() bool                { return false }
 func mutConfWithoutEpoch() bool           { return false }
 func readOnlyOption() raft.ReadOnlyOption { return raft.ReadOnlySafe }
 

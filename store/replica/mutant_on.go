@@ -17,6 +17,7 @@ var Mutant struct {
 	DropIsIgnored        bool // goes on under the token after Raft dropped a batch
 	StaleEpoch           bool // acquires with the epoch it knows, though the fence has a higher one
 	ConfWithoutEpoch     bool // a change of an older ring's configuration takes effect
+	StaleTarget          bool // a leader proposes a change of an older ring than the fence has seen
 	ReadOnlyLease        bool // Raft's own lease instead of confirming rounds
 
 	ForgetsPromises       bool // no quiet time after a start
@@ -35,6 +36,7 @@ func mutServeEarly() bool           { return Mutant.ServeEarly }
 func mutSnapshotWithoutFence() bool { return Mutant.SnapshotWithoutFence }
 func mutDropIsIgnored() bool        { return Mutant.DropIsIgnored }
 func mutStaleEpoch() bool           { return Mutant.StaleEpoch }
+func mutStaleTarget() bool          { return Mutant.StaleTarget }
 func mutConfWithoutEpoch() bool     { return Mutant.ConfWithoutEpoch }
 
 func readOnlyOption() raft.ReadOnlyOption {

@@ -36,7 +36,7 @@ func (g *Group) SetTarget(t Target) {
 // fence accepts it only if no change of a newer ring came before; see decideConf.
 func (g *Group) changeConf() {
 	l := g.lead
-	if l == nil || l.state != open || g.target.Epoch == 0 || g.target.Epoch < g.fence.Epoch || len(g.conf.GetVotersOutgoing()) > 0 ||
+	if l == nil || l.state != open || g.target.Epoch == 0 || g.target.Epoch < g.fence.Epoch && !mutStaleTarget() || len(g.conf.GetVotersOutgoing()) > 0 ||
 		(l.confTick != 0 && g.ticks-l.confTick < 2*g.cfg.Timing.ElectionTicks) {
 		return
 	}
