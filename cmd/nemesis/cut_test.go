@@ -29,7 +29,7 @@ func cutLengths() []time.Duration {
 // TestCut cuts off the node that owns the most, in several ways, and heals the network again.
 func TestCut(t *testing.T) {
 	needsNemesis(t)
-	c := startCluster(t, 3, 64)
+	c := startCluster(t, 3, 64, "--replace-after", "15m") // by default a node that is gone for five minutes is given up
 	for _, d := range cutLengths() {
 		t.Run("nodes "+d.String(), func(t *testing.T) { cutFromNodes(t, c, d, promise) })
 		t.Run("all "+d.String(), func(t *testing.T) {

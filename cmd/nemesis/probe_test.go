@@ -71,8 +71,9 @@ func (p *prober) Closed(_ *tcp.Conn, err error) {
 	p.waiting = nil
 }
 
-// probe reads one counter. Each read is a stream of its own, so that no refusal holds up the next one.
-func (p *prober) probe(c *tcp.Conn, prefix string, key int) (probed, error) {
+// probe reads one counter. The reads of one counter are a stream and each is a generation, so that no refusal holds up the next one, and
+// a node remembers no more than it would of a client.
+func (p *prober) probe(c *tcp.Conn, prefix string, key int, generation uint64) (probed, error) {
 	id, ch := c.NextID(), make(chan transport.Reply, 1)
 	p.mu.Lock()
 	if p.waiting == nil {
@@ -82,7 +83,8 @@ func (p *prober) probe(c *tcp.Conn, prefix string, key int) (probed, error) {
 	p.waiting[id] = ch
 	p.mu.Unlock()
 	o := probed{Key: key, Start: now()}
-	call := transport.Call{Class: "Counter", Key: fmt.Sprintf("%s-%d", prefix, key), Method: "Get", TimeoutMillis: 30_000, Stream: id, Generation: 1}
+	call := transport.Call{Class: "Counter", Key: fmt.Sprintf("%s-%d", prefix, key), Method: "Get", TimeoutMillis: 30_000,
+		Stream: uint64(key) + 1, Generation: generation}
 	if !c.TrySend(transport.Header{Kind: transport.KindCall, ID: id}, func(b []byte) []byte { return transport.AppendCall(b, &call) }) {
 		return probed{}, fmt.Errorf("nothing can be sent: %w", c.Err())
 	}
@@ -121,8 +123,8 @@ func probeMain(config string) error {
 	var probers sync.WaitGroup
 	for _, key := range cfg.Keys {
 		probers.Go(func() {
-			for {
-				o, err := p.probe(conn, cfg.Prefix, key)
+			for generation := uint64(1); ; generation++ {
+				o, err := p.probe(conn, cfg.Prefix, key, generation)
 				mu.Lock()
 				if all = append(all, o); err != nil {
 					failed, all = err, all[:len(all)-1]
