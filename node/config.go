@@ -38,6 +38,9 @@ type Config struct {
 	// ReplicasSet and ShardsSet say that the values were given, not defaulted: then a cluster that differs is refused by name.
 	ReplicasSet, ShardsSet bool
 
+	// Switch, if not nil, can cut the node off from the network: for demonstrations and tests.
+	Switch *Switch
+
 	plan ring.PlanConfig // of the sequencer; tests hurry it
 }
 

@@ -77,6 +77,9 @@ func New(cfg Config, classes ...actor.Class) (*Node, error) {
 	if n.ln, err = tcp.Listen(context.Background(), "--listen", cfg.Listen); err != nil {
 		return nil, err
 	}
+	if cfg.Switch != nil {
+		n.ln = cfg.Switch.Listener(n.ln)
+	}
 	if n.httpLn, err = listenHTTP(cfg); err != nil {
 		return nil, errors.Join(err, n.ln.Close())
 	}
@@ -229,7 +232,7 @@ func (n *Node) onlyOne(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	c, err := tcp.Dial(ctx, m.Addr, n.hello(transport.PurposeCalls, n.id), tcp.DialOptions{Handler: linkHandler{n}, Epoch: n.epoch})
+	c, err := tcp.Dial(ctx, m.Addr, n.hello(transport.PurposeCalls, n.id), n.dialOptions())
 	if err == nil {
 		c.Close()
 		return nil
@@ -309,11 +312,15 @@ func (n *Node) leaveQuietly(ctx context.Context) {
 
 func (n *Node) startGossip() error {
 	id := n.engine.Identity()
-	g, err := gossip.Start(gossip.Config{
+	c := gossip.Config{
 		Node: n.id, Bind: n.cfg.Gossip, Advertise: n.cfg.AdvertiseGossip, Seeds: n.cfg.Join, Known: n.knownGossip, Logger: n.log,
 		Meta: gossip.Meta{Boot: n.boot, Cluster: id.Cluster, Listen: n.addr, Version: Version,
 			Expect: n.cfg.BootstrapExpect, Shards: n.cfg.Shards, Replicas: n.cfg.Replicas, Timing: n.cfg.Timing},
-	})
+	}
+	if n.cfg.Switch != nil {
+		c.Gate = n.cfg.Switch
+	}
+	g, err := gossip.Start(c)
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ func (p *peers) link(to ring.NodeID, purpose transport.Purpose) *tcp.Link {
 		l = tcp.NewLink(tcp.LinkConfig{
 			Addr:  func() string { return p.n.address(to) },
 			Hello: func() transport.Hello { return p.n.hello(purpose, to) },
-			Dial:  tcp.DialOptions{Handler: linkHandler{p.n}, Epoch: p.n.epoch},
+			Dial:  p.n.dialOptions(),
 			Up: func(up bool) {
 				if d := p.n.driver.Load(); !up && purpose == transport.PurposeRaft && d != nil {
 					d.Unreachable(to)
@@ -146,11 +146,20 @@ func (n *Node) hello(p transport.Purpose, want ring.NodeID) transport.Hello {
 	return transport.Hello{Purpose: p, Cluster: n.cluster(), Node: n.id, Boot: n.boot, WantNode: want}
 }
 
+// dialOptions are those of every connection to another node.
+func (n *Node) dialOptions() tcp.DialOptions {
+	o := tcp.DialOptions{Handler: linkHandler{n}, Epoch: n.epoch}
+	if n.cfg.Switch != nil {
+		o.Net = n.cfg.Switch.Dial
+	}
+	return o
+}
+
 // ask sends one request to a node at addr over a connection of its own: outside the hot path. want 0 means whoever is there.
 func (n *Node) ask(ctx context.Context, addr string, want ring.NodeID, name string, body []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	c, err := tcp.Dial(ctx, addr, n.hello(transport.PurposeCalls, want), tcp.DialOptions{Handler: linkHandler{n}, Epoch: n.epoch})
+	c, err := tcp.Dial(ctx, addr, n.hello(transport.PurposeCalls, want), n.dialOptions())
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"log/slog"
@@ -31,6 +32,7 @@ type Config struct {
 	Known     func() []string // more addresses to try, such as those in the ring; may be nil
 	Logger    *slog.Logger
 	Fast      bool          // timing for one machine: deaths are seen in about a second
+	Gate      Gate          // nil: nothing stands between gossip and the network
 	Rejoin    time.Duration // between tries to join once one has succeeded. Default 10 s.
 }
 
@@ -81,19 +83,30 @@ func Start(cfg Config) (*Gossip, error) {
 	g := &Gossip{cfg: cfg, log: cfg.Logger, meta: cfg.Meta, changed: make(chan struct{}, 1), members: make(map[ring.NodeID]Member), ever: make(map[string]bool)}
 	mc, err := g.memberlistConfig()
 	if err != nil {
-		return nil, err
+		return nil, bindError(cfg.Bind, err)
 	}
 	if g.list, err = memberlist.Create(mc); err != nil {
-		if strings.Contains(err.Error(), "address already in use") {
-			return nil, fmt.Errorf("--gossip %s: the port is in use by another process: stop it, or give another address with --gossip", cfg.Bind)
+		if mc.Transport != nil {
+			err = errors.Join(err, mc.Transport.Shutdown())
 		}
-		return nil, fmt.Errorf("--gossip %s: %w", cfg.Bind, err)
+		return nil, bindError(cfg.Bind, err)
 	}
 	g.addr = address(g.list.LocalNode()) // memberlist writes to its node whenever the metadata changes: it is read once
 	ctx, cancel := context.WithCancel(context.Background())
 	g.cancel = cancel
 	g.wg.Go(func() { g.rejoin(ctx) })
 	return g, nil
+}
+
+// bindError names the flag that changes a port in use. An error of an address that was given wrongly names its flag itself.
+func bindError(bind string, err error) error {
+	switch {
+	case strings.HasPrefix(err.Error(), "--"):
+		return err
+	case strings.Contains(err.Error(), "address already in use"):
+		return fmt.Errorf("--gossip %s: the port is in use by another process: stop it, or give another address with --gossip", bind)
+	}
+	return fmt.Errorf("--gossip %s: %w", bind, err)
 }
 
 func (g *Gossip) memberlistConfig() (*memberlist.Config, error) {
@@ -126,6 +139,14 @@ func (g *Gossip) memberlistConfig() (*memberlist.Config, error) {
 	mc.Logger = log.New(quiet{g.log}, "", 0)
 	d := delegate{g}
 	mc.Delegate, mc.Events, mc.Alive, mc.Merge, mc.Conflict = d, d, d, d, d
+	if g.cfg.Gate == nil {
+		return mc, nil
+	}
+	t, err := newGated(mc, g.cfg.Gate, mc.Logger)
+	if err != nil {
+		return nil, err
+	}
+	mc.Transport = t
 	return mc, nil
 }
 
