@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strconv"
 
 	"github.com/ringfence/ringfence/node"
@@ -13,6 +14,7 @@ import (
 
 func (a *app) nodeCommand() *cobra.Command {
 	var cfg node.Config
+	var controlled bool
 	c := &cobra.Command{
 		Use:   "node --data DIR",
 		Short: "Run one node of a cluster until it is told to stop",
@@ -36,6 +38,8 @@ Without --join, an empty directory forms a cluster of one. With --join it never 
 	fl.StringVar(&cfg.Lease, "lease", "", "how an owner knows that it is one: clock, or quorum for hosts whose clocks can stand still (VM snapshots, live migration) (default clock)")
 	fl.StringVar(&cfg.Timing, "timing", "", "lan or slow, when the cluster forms (default lan)")
 	fl.DurationVar(&cfg.ReplaceAfter, "replace-after", node.DefaultReplaceAfter, "how long a node may be dead before its replicas are made anew on others")
+	fl.BoolVar(&controlled, "control-stdin", false, "take orders of `demo` from stdin")
+	_ = fl.MarkHidden("control-stdin") // it fails for a flag that is not there
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		log, err := a.logger(c)
 		if err != nil {
@@ -47,6 +51,11 @@ Without --join, an empty directory forms a cluster of one. With --join it never 
 		cfg.HTTP = httpAddr(cfg.HTTP, cfg.Listen)
 		cfg.Logger = log
 		cfg.ReplicasSet, cfg.ShardsSet = fl.Changed("replicas"), fl.Changed("shards")
+		if controlled {
+			k := newControl(a.out)
+			cfg.Switch, a.classes = &k.net, append(slices.Clone(a.classes), k.class())
+			go k.run(c.InOrStdin())
+		}
 		return a.runNode(c, cfg)
 	}
 	return c
