@@ -142,7 +142,7 @@ func (n *network) arrive(from, to int, m packet, survives bool) {
 
 // ping hands a request for a promise, or a promise, to its receiver.
 func (w *world) ping(n *node, r *rep, p replica.Ping) {
-	if w.stats.Asked++; p.Promise {
+	if w.stats.Asked++; p.Kind == replica.PingPromise {
 		w.stats.Promised++
 	}
 	w.trace("ping", uint64(p.From), uint64(p.To), p.Number)

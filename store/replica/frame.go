@@ -14,15 +14,14 @@ import (
 // A Raft frame's body gathers what many groups say between one pair of nodes: version byte, then items
 //
 //	uvarint(group << 2 | kind) ‖ uvarint(length) ‖ protobuf           kind 0: a message of Raft
-//	uvarint(group << 2 | kind) ‖ uvarint(from, to, term, number)      kind 1: a request for a promise; kind 2: a promise
+//	uvarint(group << 2 | kind) ‖ uvarint(from, to, term, number)      kinds 1, 2, 3: a Ping
 //
 // Heartbeats and requests of all groups that tick together travel in one frame.
 const frameVersion = 2
 
 const (
 	itemMessage = iota
-	itemRequest
-	itemPromise
+	itemPing    // itemPing + PingKind
 )
 
 // FrameBytes is the size at which a frame is sent and a new one begun. One message may be larger.
@@ -51,11 +50,7 @@ func appendMessage(b []byte, g ring.GroupID, m *raftpb.Message) ([]byte, error) 
 }
 
 func appendPing(b []byte, g ring.GroupID, p *Ping) []byte {
-	kind := uint64(itemRequest)
-	if p.Promise {
-		kind = itemPromise
-	}
-	b = appendItem(b, g, kind)
+	b = appendItem(b, g, itemPing+uint64(p.Kind))
 	for _, v := range [...]uint64{uint64(p.From), uint64(p.To), p.Term, p.Number} {
 		b = binary.AppendUvarint(b, v)
 	}
@@ -79,14 +74,11 @@ func DecodeFrame(b []byte) ([]GroupMessage, error) {
 		}
 		gm := GroupMessage{Group: ring.GroupID(head >> 2)}
 		var err error
-		switch b = b[n:]; head & 3 {
-		case itemMessage:
+		if b = b[n:]; head&3 == itemMessage {
 			gm.Message, b, err = decodeMessage(b)
-		case itemRequest, itemPromise:
+		} else {
 			gm.Ping, b, err = decodePing(b)
-			gm.Ping.Promise = head&3 == itemPromise
-		default:
-			err = errors.New("an item of unknown kind")
+			gm.Ping.Kind = PingKind(head&3 - itemPing)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("replica: Raft frame: message of group %d: %w", gm.Group, err)

@@ -21,7 +21,7 @@ func sampleFrame(t testing.TB) []byte {
 		}
 	}
 	b = appendPing(b, 9, &Ping{From: 7, To: 8, Term: 300, Number: 1})
-	b = appendPing(b, 9, &Ping{Promise: true, From: 8, To: 7, Term: 300, Number: 1})
+	b = appendPing(b, 9, &Ping{Kind: PingPromise, From: 8, To: 7, Term: 300, Number: 1})
 	return b
 }
 
@@ -29,7 +29,7 @@ func TestFrameCodec(t *testing.T) {
 	msgs, err := DecodeFrame(sampleFrame(t))
 	if err != nil || len(msgs) != 4 || msgs[0].Group != 5 || string(msgs[0].Message.GetContext()) != "ctx" ||
 		string(msgs[1].Message.GetEntries()[0].GetData()) != "data" || msgs[2].Message != nil || msgs[2].Group != 9 ||
-		msgs[2].Ping != (Ping{From: 7, To: 8, Term: 300, Number: 1}) || msgs[3].Ping != (Ping{Promise: true, From: 8, To: 7, Term: 300, Number: 1}) {
+		msgs[2].Ping != (Ping{From: 7, To: 8, Term: 300, Number: 1}) || msgs[3].Ping != (Ping{Kind: PingPromise, From: 8, To: 7, Term: 300, Number: 1}) {
 		t.Fatalf("%v, %v", msgs, err)
 	}
 }
@@ -51,7 +51,7 @@ func TestFrameRefuses(t *testing.T) {
 			t.Errorf("got %v, want an error with %q", err, want)
 		}
 	}
-	for _, b := range [][]byte{nil, {1}, {9}, {2, 4}, {2, 4, 200}, {2, 4, 2, 0xff, 0xff}, {2, 7}, {2, 5, 1, 1, 1}, {2, 5, 1, 1, 0, 1}} {
+	for _, b := range [][]byte{nil, {1}, {9}, {2, 4}, {2, 4, 200}, {2, 4, 2, 0xff, 0xff}, {2, 5, 1, 1, 1}, {2, 5, 1, 1, 0, 1}} {
 		if _, err := DecodeFrame(b); err == nil {
 			t.Errorf("% x was accepted", b)
 		}

@@ -233,8 +233,11 @@ func (g *Group) Step(now time.Duration, m *raftpb.Message) {
 	if g.cfg.Abstain && (m.GetType() == raftpb.MsgVote || m.GetType() == raftpb.MsgPreVote || m.GetType() == raftpb.MsgTimeoutNow) {
 		return
 	}
-	if m.GetFrom() != uint64(g.cfg.Holder.Replica) && g.withhold(m) {
-		return
+	if m.GetFrom() != uint64(g.cfg.Holder.Replica) {
+		g.tellOut(m)
+		if g.withhold(m) {
+			return
+		}
 	}
 	if l := g.lead; l != nil && m.GetTerm() == l.term {
 		switch m.GetType() {
@@ -485,6 +488,9 @@ func (g *Group) decideConf(t *ApplyTask, e *raftpb.Entry) {
 	g.conf = g.rn.ApplyConfChange(&cc)
 	t.Conf = g.conf
 	g.ask() // the lease now rests on these voters
+	if l := g.lead; l != nil {
+		l.confIndex, l.confAsked = e.GetIndex(), l.asked
+	}
 }
 
 // halt stops this replica, and only it: an entry that cannot be understood must not be skipped, and all replicas would panic alike.

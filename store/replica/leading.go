@@ -32,7 +32,9 @@ type leading struct {
 	holdUntil  int // no acquire before this tick: leadership is being handed on
 	transferTo ring.ReplicaID
 
-	confTick int // when a configuration change was proposed; 0 if none is awaited
+	confTick  int    // when a configuration change was proposed; 0 if none is awaited
+	confIndex uint64 // of the last one that was applied in this term, 0 if none
+	confAsked uint64 // number of the newest request for promises when it was applied, and the requests of that tick
 
 	next     uint64  // number of the next batch to be proposed
 	queue    []batch // submitted, not yet proposed
@@ -66,8 +68,8 @@ type confirmRound struct {
 }
 
 func (l *leading) grant(t store.Token, epoch ring.Epoch) {
-	*l = leading{term: l.term, caughtUp: true, heard: l.heard, attempt: l.attempt, confTick: l.confTick, asker: l.asker,
-		state: granted, token: t, epoch: epoch, next: 1}
+	*l = leading{term: l.term, caughtUp: true, heard: l.heard, attempt: l.attempt, confTick: l.confTick,
+		confIndex: l.confIndex, confAsked: l.confAsked, asker: l.asker, state: granted, token: t, epoch: epoch, next: 1}
 }
 
 func (l *leading) appliedUpTo(pos uint64) {
@@ -108,8 +110,8 @@ func (g *Group) endToken(reason string) {
 		g.dropEvents(l.token)
 		g.lost = append(g.lost, Event{Kind: EventLost, Token: l.token, Reason: reason})
 	}
-	*l = leading{term: l.term, caughtUp: l.caughtUp, heard: l.heard, attempt: l.attempt, confTick: l.confTick, asker: l.asker,
-		holdUntil: l.holdUntil, transferTo: l.transferTo}
+	*l = leading{term: l.term, caughtUp: l.caughtUp, heard: l.heard, attempt: l.attempt, confTick: l.confTick,
+		confIndex: l.confIndex, confAsked: l.confAsked, asker: l.asker, holdUntil: l.holdUntil, transferTo: l.transferTo}
 }
 
 // dropEvents removes an Opened that was not handed out yet: who never heard of a token need not hear of its end. Applied and

@@ -18,12 +18,21 @@ import (
 // Raft's log; the time is that of each node's own clock, whose rate is bounded (Timing.Drift). The idea is that of Gray and Cheriton,
 // "Leases" (SOSP 1989); the rules are those of design.md 4, each of which answers a hole that simulation found.
 
-// Ping is a request for a promise, or the promise that answers it. The number is the request's.
+// PingKind says what a Ping is.
+type PingKind uint8
+
+const (
+	PingRequest PingKind = iota // a leader asks for a promise; Number counts its requests in this term: 1, 2, 3 …
+	PingPromise                 // the answer, with the request's term and number
+	PingOut                     // the sender is out of the group: see out.go
+)
+
+// Ping is what replicas of a group say to each other beside Raft.
 type Ping struct {
-	Promise  bool
+	Kind     PingKind
 	From, To ring.ReplicaID
 	Term     uint64
-	Number   uint64 // of the requests of one leader in one term: 1, 2, 3 …
+	Number   uint64
 }
 
 // waiver lifts the promises to one leader in one term, up to one number: that leader has given its lease up and asks for no more.
@@ -87,7 +96,7 @@ func (g *Group) answer(p Ping) {
 		g.promise.waiver = w
 	}
 	g.promise.until = max(g.promise.until, g.now+g.cfg.Timing.Promise)
-	g.pings = append(g.pings, Ping{Promise: true, From: p.To, To: p.From, Term: p.Term, Number: p.Number})
+	g.pings = append(g.pings, Ping{Kind: PingPromise, From: p.To, To: p.From, Term: p.Term, Number: p.Number})
 }
 
 // waive lifts the promise if it is one of those that w names. The quiet time it never lifts.
@@ -277,12 +286,15 @@ func (l *leading) answers(r ring.ReplicaID) bool {
 	return n > 0 && n+2 >= l.asked
 }
 
-// Ping takes a request for a promise, or a promise, from another replica of the group.
+// Ping takes a ping from another replica of the group.
 func (g *Group) Ping(now time.Duration, p Ping) {
 	g.now = now
-	if p.Promise {
-		g.promisedBy(p)
-	} else {
+	switch p.Kind {
+	case PingRequest:
 		g.answer(p)
+	case PingPromise:
+		g.promisedBy(p)
+	case PingOut:
+		g.learnCommitted(p)
 	}
 }

@@ -112,10 +112,10 @@ func TestTransferWaivesPromises(t *testing.T) {
 	c := led(t)
 	var late []Ping
 	c.drop = func(p Ping) bool {
-		if p.Promise && p.To == 1 {
+		if p.Kind == PingPromise && p.To == 1 {
 			late = append(late, p)
 		}
-		return p.Promise && p.To == 1
+		return p.Kind == PingPromise && p.To == 1
 	}
 	c.tick(LANTiming.HeartbeatTicks)
 	if len(late) == 0 {
@@ -134,10 +134,10 @@ func TestTransferWaivesPromises(t *testing.T) {
 	// The same to a target that does not hear of it: what was promised before does not count, what is promised after does.
 	c = led(t)
 	late, c.drop = nil, func(p Ping) bool {
-		if p.Promise && p.To == 1 {
+		if p.Kind == PingPromise && p.To == 1 {
 			late = append(late, p)
 		}
-		return p.Promise && p.To == 1
+		return p.Kind == PingPromise && p.To == 1
 	}
 	c.tick(LANTiming.HeartbeatTicks)
 	c.drop = nil

@@ -125,7 +125,7 @@ type Facts struct {
 	Epoch    ring.Epoch       // the fence's: no change of an older ring is accepted any more
 	Voters   []ring.ReplicaID // of the configuration applied; of both halves while joint
 	Learners []ring.ReplicaID
-	Joint    bool
+	Joint    bool             // or the end of it is not yet known to a majority of the voters
 	Filled   []ring.ReplicaID // have caught up and answer: may be promoted, may lead
 	Active   []ring.ReplicaID // answered within an election timeout, this one included
 }
@@ -136,7 +136,7 @@ func (g *Group) Facts() (f Facts, ok bool) {
 	if l == nil || l.state != open {
 		return f, false
 	}
-	f = Facts{Group: g.cfg.Group, Term: l.term, Epoch: g.fence.Epoch, Joint: len(g.conf.GetVotersOutgoing()) > 0}
+	f = Facts{Group: g.cfg.Group, Term: l.term, Epoch: g.fence.Epoch, Joint: !g.settled()}
 	for _, id := range slices.Concat(g.conf.GetVoters(), g.conf.GetVotersOutgoing()) {
 		if r := ring.ReplicaID(id); !slices.Contains(f.Voters, r) {
 			f.Voters = append(f.Voters, r)

@@ -1,0 +1,78 @@
+package replica
+
+import (
+	"slices"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
+
+	"github.com/ringfence/ringfence/ring"
+)
+
+// Raft takes a configuration into use when its entry is applied, not when it is appended. So a replica that has applied the end of a joint
+// configuration, and is out of the group by it, does not campaign any more; the others, if they have the entry but have not heard that it
+// is committed, still need the votes of the old half, hence perhaps this replica's; and it refuses them if its log is longer than theirs.
+// Is one more replica dead, then nobody can lead, for ever. The simulation found that. So who is out of the group answers a candidate with
+// what it knows: an entry, by index and term, that is committed. A replica that has this very entry may take it for committed too.
+
+// isOut reports whether the applied configuration has no place for this replica. A replica that waits to be filled has none.
+func (g *Group) isOut() bool {
+	self := uint64(g.cfg.Holder.Replica)
+	c := g.conf
+	return len(c.GetVoters()) > 0 && !slices.Contains(c.GetVoters(), self) && !slices.Contains(c.GetVotersOutgoing(), self) &&
+		!slices.Contains(c.GetLearners(), self) && !slices.Contains(c.GetLearnersNext(), self)
+}
+
+// tellOut answers a request for a vote, if this replica is out of the group. The request goes to Raft all the same.
+func (g *Group) tellOut(m *raftpb.Message) {
+	if t := m.GetType(); t != raftpb.MsgVote && t != raftpb.MsgPreVote || !g.isOut() {
+		return
+	}
+	if term, err := g.cfg.Storage.Term(g.applied); err == nil && term > 0 {
+		g.pings = append(g.pings, Ping{Kind: PingOut, From: g.cfg.Holder.Replica, To: ring.ReplicaID(m.GetFrom()), Term: term, Number: g.applied})
+	}
+}
+
+// learnCommitted takes an entry for committed, if this replica has it and hears of no leader. Raft learns it as if from a leader's
+// heartbeat, and is made to forget that leader at once.
+func (g *Group) learnCommitted(p Ping) {
+	st := g.rn.BasicStatus()
+	if st.Lead != raft.None || st.RaftState == raft.StateLeader || p.Number <= st.HardState.GetCommit() {
+		return
+	}
+	if last, err := g.cfg.Storage.LastIndex(); err != nil || p.Number > last {
+		return
+	}
+	if term, err := g.cfg.Storage.Term(p.Number); err != nil || term != p.Term {
+		return
+	}
+	self := uint64(g.cfg.Holder.Replica)
+	_ = g.rn.Step(&raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(p.From)), To: &self, Term: new(st.HardState.GetTerm()), Commit: &p.Number})
+	_ = g.rn.ForgetLeader()
+}
+
+// settled reports whether a majority of the voters has heard that the last change of the configuration is committed: they could go on by
+// themselves, and replicas that the change put out are needed no more. Who answers a request for a promise has had the heartbeat that
+// went before it.
+func (g *Group) settled() bool {
+	l := g.lead
+	if l.confIndex == 0 {
+		return len(g.conf.GetVotersOutgoing()) == 0
+	}
+	n := 0
+	for _, v := range g.conf.GetVoters() {
+		if v == uint64(g.cfg.Holder.Replica) || l.acked[ring.ReplicaID(v)] > l.confAsked && g.has(v, l.confIndex) {
+			n++
+		}
+	}
+	return len(g.conf.GetVotersOutgoing()) == 0 && n > len(g.conf.GetVoters())/2
+}
+
+// has reports whether this leader knows that a replica has the entry in its log.
+func (g *Group) has(id, index uint64) (ok bool) {
+	g.rn.WithProgress(func(r uint64, _ raft.ProgressType, pr tracker.Progress) {
+		ok = ok || r == id && pr.Match >= index
+	})
+	return ok
+}
