@@ -220,8 +220,18 @@ func (q *sequencer) decide(now time.Time) {
 	}
 }
 
-// giveUp declares members lost that have been dead for too long.
+// giveUp declares members lost that have been dead for too long, if the others can hold as many copies without them: who cannot be replaced
+// may as well come back.
 func (q *sequencer) giveUp(now time.Time, facts *ring.Facts) *ring.Ring {
+	able := 0
+	for _, m := range q.current.Members() {
+		if m.State.Stays() && facts.Nodes[m.ID].Alive {
+			able++
+		}
+	}
+	if able < q.current.Replicas() {
+		return nil
+	}
 	for _, m := range q.current.Members() {
 		if m.State == ring.Lost || now.Sub(q.lastHeard(m.ID)) < q.replaceAfter {
 			continue

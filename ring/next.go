@@ -76,7 +76,7 @@ func (s Step) String() string {
 type PlanConfig struct {
 	Moves   int           // groups with a replica that is being filled; default 8
 	PerNode int           // replicas being filled per node; default 4
-	Damp    time.Duration // between two moves of a shard's preferred owner; default 30 s, doubling up to 16 times that while it goes on
+	Damp    time.Duration // between two moves of a shard's preferred owner, but for those to a node that has joined; default 30 s, doubling up to 16 times that while it goes on
 	Adopt   time.Duration // another than the preferred node has led for so long before the ring follows; default 3 s; at once if the preferred is not alive
 }
 
@@ -91,6 +91,7 @@ type Planner struct {
 
 type movedAt struct {
 	at, hold time.Duration
+	from     NodeID // who was preferred before
 }
 
 type ledSince struct {
@@ -414,7 +415,7 @@ func (s *stepper) prefer(g GroupID, a *Assignment, want []NodeID, gf *GroupFacts
 	}
 	if gf.Leader != first && !goes {
 		if i, ok := able(gf.Leader); ok && (!s.alive(first) || led >= s.p.cfg.Adopt) && slices.Contains(want, gf.Leader) {
-			s.p.note(g, s.f.Now)
+			s.p.note(g, first, s.f.Now)
 			return take(StepAdopt, i)
 		}
 	}
@@ -429,10 +430,10 @@ func (s *stepper) prefer(g GroupID, a *Assignment, want []NodeID, gf *GroupFacts
 		if !ok {
 			continue
 		}
-		if !goes && !s.p.mayMove(g, s.f.Now) {
+		if back := node == s.p.moved[g].from || node != want[0]; back && !goes && !s.p.mayMove(g, s.f.Now) {
 			break
 		}
-		s.p.note(g, s.f.Now)
+		s.p.note(g, first, s.f.Now)
 		s.prefers++
 		return take(StepPrefer, i)
 	}
@@ -508,18 +509,19 @@ func (p *Planner) forgetLeader(g GroupID, known bool) {
 	}
 }
 
-// mayMove and note damp how often a shard's preferred owner changes.
+// mayMove and note damp how often a shard changes hands. A node that joins takes its share also of shards that did so a moment ago: that
+// is no way back.
 func (p *Planner) mayMove(g GroupID, now time.Duration) bool {
 	m, ok := p.moved[g]
 	return !ok || now-m.at >= m.hold
 }
 
-func (p *Planner) note(g GroupID, now time.Duration) {
+func (p *Planner) note(g GroupID, from NodeID, now time.Duration) {
 	m, ok := p.moved[g]
 	hold := min(2*m.hold, 16*p.cfg.Damp)
 	if !ok || now-m.at >= m.hold+10*time.Minute {
 		hold = p.cfg.Damp
 	}
-	p.moved[g] = movedAt{now, hold}
+	p.moved[g] = movedAt{now, hold, from}
 	delete(p.led, g) // whoever is to lead now gets its time
 }

@@ -290,8 +290,8 @@ func (d *Driver) step(now time.Duration, gm *GroupMessage) {
 	if m == nil || m.halted || gm.Message.GetTo() != uint64(m.self) {
 		return // not here (yet, or any more): Raft repeats itself
 	}
-	if m.nodes[ring.ReplicaID(gm.Message.GetFrom())] != gm.from || d.declines(gm.Message) {
-		return // a replica speaks through a node that does not hold it, or asks what this node will not do
+	if m.nodes[ring.ReplicaID(gm.Message.GetFrom())] != gm.from {
+		return // a replica speaks through a node that does not hold it
 	}
 	m.guard(func() { m.g.Step(now, gm.Message) })
 	d.mark(m)

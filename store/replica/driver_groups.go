@@ -122,6 +122,9 @@ func (d *Driver) add(spec GroupSpec) error {
 	if err := m.open(&spec); err != nil {
 		return err
 	}
+	if d.stay {
+		m.g.Decline()
+	}
 	m.aim(&spec)
 	d.groups[m.id] = m
 	d.order = append(d.order, m)

@@ -13,8 +13,8 @@ import (
 
 // A Raft frame's body gathers what many groups say between one pair of nodes: version byte, then items
 //
-//	uvarint(group << 2 | kind) ‖ uvarint(length) ‖ protobuf           kind 0: a message of Raft
-//	uvarint(group << 2 | kind) ‖ uvarint(from, to, term, number)      kinds 1, 2, 3: a Ping
+//	uvarint(group << 3 | kind) ‖ uvarint(length) ‖ protobuf           kind 0: a message of Raft
+//	uvarint(group << 3 | kind) ‖ uvarint(from, to, term, number)      kinds 1 to 4: a Ping
 //
 // Heartbeats and requests of all groups that tick together travel in one frame.
 const frameVersion = 2
@@ -40,7 +40,7 @@ func appendItem(b []byte, g ring.GroupID, kind uint64) []byte {
 	if len(b) == 0 {
 		b = append(b, frameVersion)
 	}
-	return binary.AppendUvarint(b, uint64(g)<<2|kind)
+	return binary.AppendUvarint(b, uint64(g)<<3|kind)
 }
 
 func appendMessage(b []byte, g ring.GroupID, m *raftpb.Message) ([]byte, error) {
@@ -69,16 +69,20 @@ func DecodeFrame(b []byte) ([]GroupMessage, error) {
 	var out []GroupMessage
 	for len(b) > 0 {
 		head, n := binary.Uvarint(b)
-		if n <= 0 || head>>2 > 1<<31 {
+		if n <= 0 || head>>3 > 1<<31 {
 			return nil, errors.New("replica: Raft frame: bad group")
 		}
-		gm := GroupMessage{Group: ring.GroupID(head >> 2)}
+		gm := GroupMessage{Group: ring.GroupID(head >> 3)}
 		var err error
-		if b = b[n:]; head&3 == itemMessage {
+		b = b[n:]
+		switch kind := head & 7; kind {
+		case itemMessage:
 			gm.Message, b, err = decodeMessage(b)
-		} else {
+		default:
 			gm.Ping, b, err = decodePing(b)
-			gm.Ping.Kind = PingKind(head&3 - itemPing)
+			if gm.Ping.Kind = PingKind(kind - itemPing); gm.Ping.Kind > PingDecline {
+				err = errors.New("an item of unknown kind")
+			}
 		}
 		if err != nil {
 			return nil, fmt.Errorf("replica: Raft frame: message of group %d: %w", gm.Group, err)

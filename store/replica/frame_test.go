@@ -51,7 +51,7 @@ func TestFrameRefuses(t *testing.T) {
 			t.Errorf("got %v, want an error with %q", err, want)
 		}
 	}
-	for _, b := range [][]byte{nil, {1}, {9}, {2, 4}, {2, 4, 200}, {2, 4, 2, 0xff, 0xff}, {2, 5, 1, 1, 1}, {2, 5, 1, 1, 0, 1}} {
+	for _, b := range [][]byte{nil, {1}, {9}, {2, 8}, {2, 8, 200}, {2, 8, 2, 0xff, 0xff}, {2, 13, 1, 1, 1, 1}, {2, 15, 1, 1, 1, 1}, {2, 9, 1, 1, 1}, {2, 9, 1, 1, 0, 1}} {
 		if _, err := DecodeFrame(b); err == nil {
 			t.Errorf("% x was accepted", b)
 		}

@@ -148,15 +148,16 @@ type Group struct {
 	now   time.Duration
 	ticks int
 
-	fence   store.Fence // decided: ahead of storage by the ApplyTasks not yet done
-	applied uint64      // stored
-	conf    *raftpb.ConfState
-	epoch   ring.Epoch
-	term    uint64
-	leader  ring.ReplicaID
-	target  Target
-	lead    *leading // nil unless this replica leads
-	promise promiser
+	fence    store.Fence // decided: ahead of storage by the ApplyTasks not yet done
+	applied  uint64      // stored
+	conf     *raftpb.ConfState
+	epoch    ring.Epoch
+	term     uint64
+	leader   ring.ReplicaID
+	target   Target
+	lead     *leading // nil unless this replica leads
+	promise  promiser
+	declines bool // to lead: see Decline
 
 	out    Output  // given away by Ready
 	lost   []Event // to be given away next
@@ -234,6 +235,9 @@ func (g *Group) Step(now time.Duration, m *raftpb.Message) {
 		return
 	}
 	if m.GetFrom() != uint64(g.cfg.Holder.Replica) {
+		if g.declines && m.GetType() == raftpb.MsgTimeoutNow {
+			return
+		}
 		g.tellOut(m)
 		if g.withhold(m) {
 			return
@@ -255,6 +259,9 @@ func (g *Group) Campaign() {
 		_ = g.rn.Campaign()
 	}
 }
+
+// Decline makes the replica say, with every promise, that leadership should not be handed to it, and not follow a call to campaign.
+func (g *Group) Decline() { g.declines = true }
 
 // SetEpoch tells the newest ring's epoch, for later acquires.
 func (g *Group) SetEpoch(e ring.Epoch) { g.epoch = max(g.epoch, e) }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"go.etcd.io/raft/v3"
-	"go.etcd.io/raft/v3/raftpb"
 	"go.etcd.io/raft/v3/tracker"
 
 	"github.com/ringfence/ringfence/ring"
@@ -35,11 +34,13 @@ func (g *Group) Filled() []ring.ReplicaID {
 
 // Stay makes the driver's replicas decline to take leadership over from others, because the node is about to stop. Safe from any
 // goroutine.
-func (d *Driver) Stay() { d.inbox.call(func() { d.stay = true }) }
-
-// declines reports whether a message is one that a stopping node does not follow.
-func (d *Driver) declines(m *raftpb.Message) bool {
-	return d.stay && m.GetType() == raftpb.MsgTimeoutNow
+func (d *Driver) Stay() {
+	d.inbox.call(func() {
+		d.stay = true
+		for _, m := range d.order {
+			m.g.Decline()
+		}
+	})
 }
 
 // Successors are the nodes that could take a group over from this one now, in ascending order of their replicas; empty if this node holds

@@ -90,7 +90,7 @@ func (g *Group) observeRole(ss *raft.SoftState) {
 		g.lead = nil
 	}
 	if g.lead == nil && ss != nil && ss.RaftState == raft.StateLeader {
-		g.lead = &leading{term: g.term, heard: make(map[ring.ReplicaID]time.Duration), asker: asker{acked: make(map[ring.ReplicaID]uint64)}}
+		g.lead = &leading{term: g.term, heard: make(map[ring.ReplicaID]time.Duration), asker: asker{acked: make(map[ring.ReplicaID]uint64), stays: make(map[ring.ReplicaID]bool)}}
 		g.ask()
 		if mutServeEarly() {
 			g.lead.grant(g.fence.Token, g.fence.Epoch)

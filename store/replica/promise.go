@@ -25,6 +25,7 @@ const (
 	PingRequest PingKind = iota // a leader asks for a promise; Number counts its requests in this term: 1, 2, 3 …
 	PingPromise                 // the answer, with the request's term and number
 	PingOut                     // the sender is out of the group: see out.go
+	PingDecline                 // PingPromise of a replica that will not lead: its node is about to stop
 )
 
 // Ping is what replicas of a group say to each other beside Raft.
@@ -96,7 +97,11 @@ func (g *Group) answer(p Ping) {
 		g.promise.waiver = w
 	}
 	g.promise.until = max(g.promise.until, g.now+g.cfg.Timing.Promise)
-	g.pings = append(g.pings, Ping{Kind: PingPromise, From: p.To, To: p.From, Term: p.Term, Number: p.Number})
+	kind := PingPromise
+	if g.declines {
+		kind = PingDecline
+	}
+	g.pings = append(g.pings, Ping{Kind: kind, From: p.To, To: p.From, Term: p.Term, Number: p.Number})
 }
 
 // waive lifts the promise if it is one of those that w names. The quiet time it never lifts.
@@ -188,6 +193,7 @@ type asker struct {
 	floor uint64 // promises up to this number do not count: the lease was given up
 	sent  [askMemory]time.Duration
 	acked map[ring.ReplicaID]uint64 // number of the newest promise of each
+	stays map[ring.ReplicaID]bool   // declined to lead with its newest promise
 }
 
 // askMemory is how many requests are remembered: at one a heartbeat this is many times the length of a promise.
@@ -223,6 +229,7 @@ func (g *Group) promisedBy(p Ping) {
 		return
 	}
 	l.acked[p.From] = p.Number
+	l.stays[p.From] = p.Kind == PingDecline
 }
 
 // zeroLease gives the lease up: what was promised up to now does not count any more.
@@ -279,11 +286,11 @@ func (l *leading) ackedBy(voters []uint64, self uint64) uint64 {
 	return seen[need-1]
 }
 
-// answers reports whether a replica has answered one of the last three requests: it is not in its quiet time, and will follow a call to
-// campaign that carries a waiver.
+// answers reports whether a replica has answered one of the last three requests and did not decline: it is not in its quiet time, and will
+// follow a call to campaign that carries a waiver.
 func (l *leading) answers(r ring.ReplicaID) bool {
 	n := l.acked[r]
-	return n > 0 && n+2 >= l.asked
+	return n > 0 && n+2 >= l.asked && !l.stays[r]
 }
 
 // Ping takes a ping from another replica of the group.
@@ -292,7 +299,7 @@ func (g *Group) Ping(now time.Duration, p Ping) {
 	switch p.Kind {
 	case PingRequest:
 		g.answer(p)
-	case PingPromise:
+	case PingPromise, PingDecline:
 		g.promisedBy(p)
 	case PingOut:
 		g.learnCommitted(p)

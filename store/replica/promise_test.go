@@ -265,6 +265,23 @@ func TestLeaseFollowsTheConfiguration(t *testing.T) {
 	}
 }
 
+// TestWhoDeclinesKeepsPromising: a stopping node's replica is no successor, and the lease rests on it as before.
+func TestWhoDeclinesKeepsPromising(t *testing.T) {
+	c := led(t)
+	c.g[2].Decline()
+	c.cut[3] = true
+	c.tick(2 * LANTiming.ElectionTicks)
+	if got := c.g[1].Filled(); len(got) != 0 || c.lease(1) <= c.now {
+		t.Fatalf("%v could lead; lease until %v at %v", got, c.lease(1), c.now)
+	}
+	c.g[2].Step(c.now, &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), From: new(uint64(1)), To: new(uint64(2)), Term: new(c.g[1].Term()),
+		Context: (&waiver{1, c.g[1].Term(), c.g[1].lead.asked}).append(nil)})
+	c.pump()
+	if c.g[1].Leader() != 1 {
+		t.Fatal("who declined campaigned")
+	}
+}
+
 // TestHandOverOnlyToWhoAnswers: a replica in its quiet time would not follow the call to campaign.
 func TestHandOverOnlyToWhoAnswers(t *testing.T) {
 	c := led(t)
