@@ -17,7 +17,8 @@ const (
 	takeoverTime = 1500 * time.Millisecond // the other one leads by then, or has failed to
 	stopMoves    = 16                      // shards handed over at a time by a node that stops
 	backMoves    = 4                       // shards given back at a time
-	backPause    = 250 * time.Millisecond  // between two looks for shards that the ring prefers elsewhere
+	backPause    = 250 * time.Millisecond  // between two looks for shards that the ring prefers elsewhere, while there are some
+	backRest     = time.Second             // while there are none
 	backAfter    = 3 * time.Second         // the preferred node has been fit to lead for so long
 	dampFirst    = 30 * time.Second        // a shard is not given back again before; doubled each time, up to dampMost
 	dampMost     = 8 * time.Minute
@@ -26,7 +27,8 @@ const (
 
 // mover gives shards to other nodes: all of them when the node stops, and those that the ring prefers elsewhere.
 type mover struct {
-	n *Node
+	n    *Node
+	news chan struct{} // a ring has come
 
 	mu     sync.Mutex
 	moving map[ring.ShardID]ring.NodeID // being handed over to
@@ -54,7 +56,7 @@ func (d damping) moved(now time.Time) damping {
 }
 
 func newMover(n *Node) *mover {
-	return &mover{n: n, moving: map[ring.ShardID]ring.NodeID{}, fit: map[ring.ShardID]time.Time{}, damp: map[ring.ShardID]damping{}, wanted: map[ring.ShardID]bool{}}
+	return &mover{n: n, news: make(chan struct{}, 1), moving: map[ring.ShardID]ring.NodeID{}, fit: map[ring.ShardID]time.Time{}, damp: map[ring.ShardID]damping{}, wanted: map[ring.ShardID]bool{}}
 }
 
 // heed notes which shards a newer ring prefers elsewhere: those move without further ado.
@@ -68,6 +70,10 @@ func (m *mover) heed(old, r *ring.Ring) {
 		if s := ring.ShardID(i); old.Owner(s) != r.Owner(s) {
 			m.wanted[s] = true
 		}
+	}
+	select {
+	case m.news <- struct{}{}:
+	default:
 	}
 }
 
@@ -209,17 +215,24 @@ func (m *mover) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-t.C:
-			m.passSystem(ctx)
-			for s, to := range m.due(ctx, now) {
-				slots <- struct{}{}
-				wg.Go(func() {
-					defer func() { <-slots }()
-					if err := m.move(ctx, s, to); err != nil && ctx.Err() == nil {
-						m.n.log.Warn("a shard was not given back to its preferred node", "shard", s, "cause", err)
-					}
-				})
-			}
+		case <-m.news:
+		case <-t.C:
+		}
+		m.passSystem(ctx)
+		due, astray := m.due(ctx, time.Now())
+		if astray {
+			t.Reset(backPause)
+		} else {
+			t.Reset(backRest)
+		}
+		for s, to := range due {
+			slots <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-slots }()
+				if err := m.move(ctx, s, to); err != nil && ctx.Err() == nil {
+					m.n.log.Warn("a shard was not given back to its preferred node", "shard", s, "cause", err)
+				}
+			})
 		}
 	}
 }
@@ -245,29 +258,34 @@ func (m *mover) passSystem(ctx context.Context) {
 }
 
 // due are the shards that this node owns, the ring prefers elsewhere, and whose preferred node has been fit for a while, with that node.
-// They count as moved. A replica that is to leave its group does not insist on the preferred node: any voter will do.
-func (m *mover) due(ctx context.Context, now time.Time) map[ring.ShardID]ring.NodeID {
+// They count as moved. A replica that is to leave its group does not insist on the preferred node: any voter will do. astray: there are
+// shards that the ring prefers elsewhere, due or not.
+func (m *mover) due(ctx context.Context, now time.Time) (out map[ring.ShardID]ring.NodeID, astray bool) {
 	r, d := m.n.ring.Load(), m.n.driver.Load()
 	if r == nil || d == nil {
-		return nil
+		return nil, false
 	}
-	out := map[ring.ShardID]ring.NodeID{}
+	out = map[ring.ShardID]ring.NodeID{}
 	for i := range r.Shards() {
 		s := ring.ShardID(i)
 		h, ok := d.Hint(s.Group())
 		if to := r.Owner(s); !ok || !h.Self || !h.Open || to == m.n.id {
 			m.isDue(s, false, now)
 		} else if nodes, err := d.Successors(ctx, s.Group()); err != nil {
-			continue
-		} else if rep, _ := r.Shard(s).On(m.n.id); !slices.Contains(nodes, to) && rep.Role == ring.Outgoing {
-			if to := m.successor(ctx, s.Group()); to != 0 {
+			astray = true
+		} else {
+			astray = true
+			rep, _ := r.Shard(s).On(m.n.id)
+			if !slices.Contains(nodes, to) && rep.Role == ring.Outgoing {
+				if to := m.successor(ctx, s.Group()); to != 0 {
+					out[s] = to
+				}
+			} else if m.isDue(s, slices.Contains(nodes, to), now) {
 				out[s] = to
 			}
-		} else if m.isDue(s, slices.Contains(nodes, to), now) {
-			out[s] = to
 		}
 	}
-	return out
+	return out, astray
 }
 
 func (m *mover) isDue(s ring.ShardID, able bool, now time.Time) bool {

@@ -37,8 +37,10 @@ type admitted struct {
 
 // Times of reports.
 const (
-	reportLook  = 100 * time.Millisecond // how often a node looks whether there is news
-	reportPause = time.Second            // how often it reports without news
+	reportLook  = 100 * time.Millisecond // how often a node looks whether there is news, while the cluster changes
+	reportRest  = 500 * time.Millisecond // and when it has not for reportCalm
+	reportCalm  = 5 * time.Second
+	reportPause = time.Second // how often it reports without news
 	passTime    = 1500 * time.Millisecond
 )
 
@@ -200,7 +202,8 @@ func (n *Node) reportNews(ctx context.Context) {
 	t := time.NewTicker(reportLook)
 	defer t.Stop()
 	var last []byte
-	var at time.Time
+	var at, since time.Time // of the last report, and of the newest ring
+	var newest *ring.Ring
 	for {
 		select {
 		case <-ctx.Done():
@@ -210,6 +213,12 @@ func (n *Node) reportNews(ctx context.Context) {
 		r, d := n.ring.Load(), n.driver.Load()
 		if r == nil || d == nil {
 			continue
+		}
+		if r != newest {
+			newest, since = r, time.Now()
+			t.Reset(reportLook)
+		} else if time.Since(since) > reportCalm && calm(r) {
+			t.Reset(reportRest)
 		}
 		body, err := n.report(ctx, r, d)
 		if err != nil {
@@ -231,6 +240,22 @@ func (n *Node) reportNews(ctx context.Context) {
 			n.log.Debug("no sequencer hears this node", "cause", err)
 		}
 	}
+}
+
+// calm reports whether a ring has no member or replica on its way.
+func calm(r *ring.Ring) bool {
+	for _, m := range r.Members() {
+		if m.State != ring.Up {
+			return false
+		}
+	}
+	for g := range ring.GroupID(r.Shards() + 1) {
+		a, _ := r.Group(g)
+		if len(a.Voters()) != len(a.Replicas) {
+			return false
+		}
+	}
+	return true
 }
 
 func (n *Node) report(ctx context.Context, r *ring.Ring, d *replica.Driver) ([]byte, error) {

@@ -9,6 +9,12 @@ import (
 	"github.com/ringfence/ringfence/store/replica"
 )
 
+// How often a node looks what it waits for: until it serves, and after that.
+const (
+	ringBeat = 100 * time.Millisecond
+	ringRest = time.Second
+)
+
 // recordRing is the name under which a node keeps the newest ring it has seen, so that a cluster whose nodes all stopped comes back by itself.
 const recordRing = "ring"
 
@@ -35,7 +41,7 @@ func (n *Node) keepRing(ctx context.Context) error {
 	} else if err := n.startSystem(ctx); err != nil {
 		return err
 	}
-	beat := time.NewTicker(100 * time.Millisecond)
+	beat := time.NewTicker(ringBeat)
 	defer beat.Stop()
 	for {
 		select {
@@ -55,7 +61,9 @@ func (n *Node) keepRing(ctx context.Context) error {
 			if n.ring.Load() == nil {
 				n.fetchRing(ctx)
 			}
-			n.checkServing()
+			if n.checkServing() {
+				beat.Reset(ringRest)
+			}
 			if err := n.wrongCluster(); err != nil {
 				return err
 			}
@@ -219,15 +227,15 @@ func (n *Node) adopt(ctx context.Context, r *ring.Ring) error {
 }
 
 // checkServing closes n.serving once every shard that has a replica here has an owner that this node knows of.
-func (n *Node) checkServing() {
+func (n *Node) checkServing() bool {
 	select {
 	case <-n.serving:
-		return
+		return true
 	default:
 	}
 	r := n.ring.Load()
 	if r == nil {
-		return
+		return false
 	}
 	for s := range r.Shards() {
 		id := ring.ShardID(s)
@@ -236,8 +244,9 @@ func (n *Node) checkServing() {
 		}
 		h, ok := n.driver.Load().Hint(id.Group())
 		if !ok || h.Node == 0 || h.Token == 0 || (h.Self && !h.Open) {
-			return
+			return false
 		}
 	}
 	close(n.serving)
+	return true
 }

@@ -134,8 +134,11 @@ func (q *sequencer) signal() {
 	}
 }
 
-// sequencerPause is how often the sequencer looks, if nothing wakes it.
-const sequencerPause = 200 * time.Millisecond
+// sequencerPause is how often the sequencer looks, if nothing wakes it; sequencerRest, on a node that does not run it.
+const (
+	sequencerPause = 200 * time.Millisecond
+	sequencerRest  = 5 * time.Second
+)
 
 func (q *sequencer) run(ctx context.Context) {
 	t := time.NewTicker(sequencerPause)
@@ -149,11 +152,22 @@ func (q *sequencer) run(ctx context.Context) {
 		case <-q.wake:
 		case <-t.C:
 		}
+		pause := sequencerRest
+		if q.runs() {
+			pause = sequencerPause
+		}
+		t.Reset(pause)
 		if r := q.step(time.Now()); r != nil && r != told {
 			told = r
 			q.publish(r)
 		}
 	}
+}
+
+func (q *sequencer) runs() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.lease != nil
 }
 
 // step commits the next ring, if there is one, and returns the ring that is committed, nil if there is none or this node does not know.

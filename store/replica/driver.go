@@ -233,6 +233,9 @@ func (d *Driver) ticksSince(last *time.Time, now time.Time) int {
 	return min(max(n, 1), 2)
 }
 
+// compactTicks is how often logs are looked at that may have grown too long.
+const compactTicks = 10
+
 // round does what was gathered since the last one.
 func (d *Driver) round(spare work, ticks int) work {
 	d.stats.rounds.Add(1)
@@ -324,8 +327,15 @@ func (d *Driver) tick(now time.Duration) {
 	for _, m := range d.order {
 		m.guard(func() { m.g.Tick(now) })
 		m.sendNotices()
-		d.mark(m)
-		d.compact(m)
+		if !m.halted && m.g.HasReady() {
+			d.mark(m)
+		}
+	}
+	d.flush()
+	if d.ticks%compactTicks == 0 {
+		for _, m := range d.order {
+			d.compact(m)
+		}
 	}
 	if d.ticks%20 == 0 {
 		d.wm.begin(d.watermarks())

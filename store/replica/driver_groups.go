@@ -188,7 +188,7 @@ func (m *member) open(spec *GroupSpec) error {
 	}
 	m.g, err = NewGroup(GroupConfig{Group: m.id, Holder: store.Holder{Replica: m.self, Node: m.d.cfg.Node, Boot: m.d.cfg.Boot},
 		Storage: m.log, Applied: applied, Fence: fence, Epoch: m.d.epoch, Timing: m.d.cfg.Timing, Limits: m.d.cfg.Limits,
-		Clock: m.d.cfg.Clock, Now: m.d.now(), Fresh: fresh,
+		Clock: m.d.cfg.Clock, Now: m.d.now(), Ticks: m.d.ticks, Fresh: fresh,
 		Abstain: m.log.Regressed(), Preferred: spec.Replicas[0].ID == m.self, Logger: RaftLogger(m.d.cfg.Logger.With("group", m.id.String()))})
 	return err
 }

@@ -71,6 +71,7 @@ type GroupConfig struct {
 	Limits  Limits
 	Clock   bool          // the lease rests on promises, see LeaseUntil; else on having heard a majority lately
 	Now     time.Duration // by the node's clock
+	Ticks   int           // of the node before this replica was started: all groups' heartbeats leave with the same tick
 	// Fresh: the replica was created by this very process. One that was here before may have promised something in an earlier process,
 	// and keeps quiet for the length of a promise.
 	Fresh bool
@@ -221,11 +222,20 @@ func (g *Group) Tick(now time.Duration) {
 func (g *Group) tickRaft() {
 	switch {
 	case g.cfg.Abstain && g.lead == nil:
+	case g.lead != nil && !g.inStep():
 	case g.lead == nil && g.promised() && !mutCampaignWhilePromised():
 		g.rn.TickQuiesced()
 	default:
 		g.rn.Tick()
 	}
+}
+
+// inStep lets a new leader begin to count when all groups' heartbeats, and the requests for promises, leave together: in one frame per node
+// and not in one per tick. That delays its first heartbeat by less than one; its first append, of the new term, has gone out already.
+func (g *Group) inStep() bool {
+	l, n := g.lead, g.cfg.Timing.HeartbeatTicks
+	l.inStep = l.inStep || (g.ticks+g.cfg.Ticks)%n == 1%n
+	return l.inStep
 }
 
 // Step takes a message from another replica of the group, or a response from an Append task addressed to this one.

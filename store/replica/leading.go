@@ -24,6 +24,7 @@ const (
 // leading is what a Group knows only while it leads, in one term.
 type leading struct {
 	term       uint64
+	inStep     bool // ticks are passed on to Raft: see Group.inStep
 	caughtUp   bool // an entry of the term is decided, hence all older ones: an acquire's Prev is what it must be
 	state      tokenState
 	token      store.Token
@@ -68,7 +69,7 @@ type confirmRound struct {
 }
 
 func (l *leading) grant(t store.Token, epoch ring.Epoch) {
-	*l = leading{term: l.term, caughtUp: true, heard: l.heard, attempt: l.attempt, confTick: l.confTick,
+	*l = leading{term: l.term, inStep: l.inStep, caughtUp: true, heard: l.heard, attempt: l.attempt, confTick: l.confTick,
 		confIndex: l.confIndex, confAsked: l.confAsked, asker: l.asker, state: granted, token: t, epoch: epoch, next: 1}
 }
 
@@ -110,7 +111,7 @@ func (g *Group) endToken(reason string) {
 		g.dropEvents(l.token)
 		g.lost = append(g.lost, Event{Kind: EventLost, Token: l.token, Reason: reason})
 	}
-	*l = leading{term: l.term, caughtUp: l.caughtUp, heard: l.heard, attempt: l.attempt, confTick: l.confTick,
+	*l = leading{term: l.term, inStep: l.inStep, caughtUp: l.caughtUp, heard: l.heard, attempt: l.attempt, confTick: l.confTick,
 		confIndex: l.confIndex, confAsked: l.confAsked, asker: l.asker, holdUntil: l.holdUntil, transferTo: l.transferTo}
 }
 
@@ -134,7 +135,7 @@ func (g *Group) tickLeading() {
 	if l.round.waiting && g.ticks-l.round.tick >= g.cfg.Timing.HeartbeatTicks {
 		g.sendRound() // an unanswered round is repeated with a new context: the old one may have been dropped for good
 	}
-	if g.ticks%g.cfg.Timing.HeartbeatTicks == 0 {
+	if (g.ticks+g.cfg.Ticks)%g.cfg.Timing.HeartbeatTicks == 0 {
 		g.ask()
 	}
 	g.changeConf()

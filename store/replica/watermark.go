@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/ringfence/ringfence/store"
@@ -11,6 +12,7 @@ import (
 type watermarkWriter struct {
 	engine *store.Engine
 	mu     sync.Mutex // held while a watermark is written
+	last   []store.Mark
 }
 
 // begin writes in the background, unless the last write is not done yet.
@@ -32,9 +34,13 @@ func (w *watermarkWriter) finish(marks []store.Mark) {
 }
 
 func (w *watermarkWriter) write(marks []store.Mark) {
+	if slices.Equal(marks, w.last) {
+		return // nothing has come
+	}
 	if err := w.engine.WriteWatermark(marks); err != nil {
 		w.engine.Fatal(err)
 	}
+	w.last = marks
 }
 
 func (d *Driver) watermarks() []store.Mark {
