@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -221,6 +222,12 @@ func TestQuietAfterRestart(t *testing.T) {
 
 // TestOnlyFollowersPromise: who is about to become a candidate promises nothing, nor does who is in another term or follows another.
 func TestOnlyFollowersPromise(t *testing.T) {
+	for _, wrong := range promisesOfOthers(t) {
+		t.Error(wrong)
+	}
+}
+
+func promisesOfOthers(t *testing.T) (wrong []string) {
 	c := led(t)
 	term := c.g[1].Term()
 	c.cut[1], c.cut[3] = true, true
@@ -232,13 +239,20 @@ func TestOnlyFollowersPromise(t *testing.T) {
 		g := c.g[uint64(p.To)]
 		g.Ping(c.now, p)
 		if len(g.pings) > 0 {
-			t.Errorf("%+v was answered by a replica in state %v of term %d that follows %d", p, g.rn.BasicStatus().RaftState, g.Term(), g.Leader())
+			wrong = append(wrong, fmt.Sprintf("%+v was answered by a replica in state %v of term %d that follows %d", p, g.rn.BasicStatus().RaftState, g.Term(), g.Leader()))
 		}
 	}
+	return wrong
 }
 
 // TestLeaseFollowsTheConfiguration: joint, both halves must have promised; who is no voter has no lease; alone, it needs nobody.
 func TestLeaseFollowsTheConfiguration(t *testing.T) {
+	for _, wrong := range leasesOfConfigurations(t) {
+		t.Error(wrong)
+	}
+}
+
+func leasesOfConfigurations(t *testing.T) (wrong []string) {
 	c := led(t)
 	g := c.g[1]
 	conf := func(voters, outgoing []uint64) time.Duration {
@@ -260,9 +274,10 @@ func TestLeaseFollowsTheConfiguration(t *testing.T) {
 		{[]uint64{1}, nil, true},
 	} {
 		if until := conf(w.voters, w.outgoing); until > c.now != w.valid {
-			t.Errorf("voters %v, outgoing %v: lease until %v", w.voters, w.outgoing, until)
+			wrong = append(wrong, fmt.Sprintf("voters %v, outgoing %v: lease until %v", w.voters, w.outgoing, until))
 		}
 	}
+	return wrong
 }
 
 // TestWhoDeclinesKeepsPromising: a stopping node's replica is no successor, and the lease rests on it as before.
