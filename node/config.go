@@ -33,6 +33,9 @@ type Config struct {
 	// ReplaceAfter is how long a member may be dead before its replicas are made anew on others. Default 5 minutes; what counts is the
 	// value at the node that runs the sequencer, so give all nodes the same.
 	ReplaceAfter time.Duration
+	// SnapshotRate is how many bytes of snapshots this node sends at most in a second, all of them together: a node that joins must not
+	// take the network, or the disks, from those who call. Default 64 MiB.
+	SnapshotRate int
 	Logger       *slog.Logger
 
 	// ReplicasSet and ShardsSet say that the values were given, not defaulted: then a cluster that differs is refused by name.
@@ -47,6 +50,7 @@ type Config struct {
 const (
 	DefaultListen       = "127.0.0.1:7420"
 	DefaultReplaceAfter = 5 * time.Minute
+	DefaultSnapshotRate = 64 << 20
 	// LeaseClock is the lease that rests on clocks of bounded rate: a majority has promised for a while to help nobody else.
 	LeaseClock = "clock"
 	// LeaseQuorum is the lease that rests on no clock: an owner asks a majority before a reply leaves.
@@ -119,6 +123,12 @@ func (c *Config) fillFormation() error {
 	}
 	if _, err := timing(c.Timing); err != nil {
 		return err
+	}
+	if c.SnapshotRate == 0 {
+		c.SnapshotRate = DefaultSnapshotRate
+	}
+	if c.SnapshotRate < 64<<10 {
+		return fmt.Errorf("--snapshot-rate %d: want at least 65536 bytes a second, or a replica might never be filled", c.SnapshotRate)
 	}
 	if c.ReplaceAfter == 0 {
 		c.ReplaceAfter = DefaultReplaceAfter

@@ -48,6 +48,7 @@ type facts struct {
 	counted
 	epoch, shards, members int
 	serving                bool
+	snapshots              uint64 // bytes sent
 }
 
 var factFigures = []figure[facts]{
@@ -58,6 +59,7 @@ var factFigures = []figure[facts]{
 	gauge("shards_owned", "Shards that this node serves now.", func(f *facts) float64 { return float64(f.owned) }),
 	gauge("shards_replicated", "Shards with a replica here.", func(f *facts) float64 { return float64(f.replicas) }),
 	gauge("shards_unowned", "Shards with a replica here of which this node knows no owner.", func(f *facts) float64 { return float64(f.replicas - f.known) }),
+	counter("snapshot_sent_bytes_total", "Bytes of snapshots sent to other nodes.", func(f *facts) float64 { return float64(f.snapshots) }),
 	gauge("raft_groups", "Raft groups that run here, the system shard's included.", func(f *facts) float64 { return float64(f.groups) }),
 }
 
@@ -152,6 +154,7 @@ func collect[T any](to chan<- prometheus.Metric, figures []figure[T], v T) {
 
 // facts are those of this moment.
 func (n *Node) facts() (f facts) {
+	f.snapshots = n.snapshotBytes.Load()
 	select {
 	case <-n.serving:
 		f.serving = true

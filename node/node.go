@@ -37,8 +37,10 @@ type Node struct {
 	addr   string       // --listen as others reach it
 	gossip *gossip.Gossip
 	peers  *peers
-	server *tcp.Server
-	forms  *former
+
+	snapshotBytes atomic.Uint64 // sent
+	server        *tcp.Server
+	forms         *former
 
 	parking   *parking
 	mover     *mover

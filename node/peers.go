@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ type peers struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 	slot chan struct{}
+	rate *throttle // of all snapshots sent
 
 	mu    sync.Mutex
 	links map[linkKey]*tcp.Link
@@ -35,7 +37,7 @@ type linkKey struct {
 
 func newPeers(n *Node) *peers {
 	ctx, stop := context.WithCancel(context.Background())
-	return &peers{n: n, ctx: ctx, stop: stop, slot: make(chan struct{}, snapshotsMax), links: make(map[linkKey]*tcp.Link)}
+	return &peers{n: n, ctx: ctx, stop: stop, slot: make(chan struct{}, snapshotsMax), rate: newThrottle(cmp.Or(n.cfg.SnapshotRate, DefaultSnapshotRate), replica.ChunkBytes), links: make(map[linkKey]*tcp.Link)}
 }
 
 // link is the link to a node for a purpose, made at first use; nil once closed.
@@ -114,6 +116,10 @@ func (p *peers) stream(to ring.NodeID, src *replica.SnapshotSource) error {
 		if err != nil || b == nil {
 			return err
 		}
+		if err := p.rate.pass(p.ctx, len(b)); err != nil {
+			return err
+		}
+		p.n.snapshotBytes.Add(uint64(len(b)))
 		ctx, cancel := context.WithTimeout(p.ctx, chunkTime)
 		err = c.SendChunk(ctx, b)
 		cancel()
