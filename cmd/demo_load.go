@@ -144,10 +144,10 @@ func (l *demoLoad) check(ctx context.Context) (acked, unknown int64, err error) 
 	for i := range demoCounters {
 		n, err := actor.Call[int64](ctx, l.cl.Object("Counter", demoKey(i)), "Get", nil)
 		if err != nil {
-			return 0, 0, fmt.Errorf("Counter/%s: %w", demoKey(i), err)
+			return 0, 0, fmt.Errorf("object Counter/%s: %w", demoKey(i), err)
 		}
 		if n < l.acked[i] || n > l.acked[i]+l.unknown[i] {
-			return 0, 0, fmt.Errorf("Counter/%s is %d: want %d acknowledged, and at most %d more whose outcome is not known", demoKey(i), n, l.acked[i], l.unknown[i])
+			return 0, 0, fmt.Errorf("object Counter/%s is %d: want %d acknowledged, and at most %d more whose outcome is not known", demoKey(i), n, l.acked[i], l.unknown[i])
 		}
 		acked, unknown = acked+l.acked[i], unknown+l.unknown[i]
 	}

@@ -74,7 +74,6 @@ type move struct {
 	on      bool
 	target  replica.Target
 	in, out uint64 // replicas; out is 0 until in is filled
-	settled bool   // the group has no member out any more
 }
 
 // aVoter is a node that holds a voter of the shard, as far as anybody knows.

@@ -28,13 +28,6 @@ type packet struct {
 	ping replica.Ping
 }
 
-func (p packet) from() uint64 {
-	if p.Message == nil {
-		return uint64(p.ping.From)
-	}
-	return p.GetFrom()
-}
-
 func (p packet) to() uint64 {
 	if p.Message == nil {
 		return uint64(p.ping.To)
