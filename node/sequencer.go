@@ -226,7 +226,11 @@ func (q *sequencer) decide(now time.Time) {
 		q.put(next)
 		return
 	}
-	if next, steps := q.planner.Next(q.current, facts); next != nil {
+	next, steps, err := q.planner.Next(q.current, facts)
+	if err != nil {
+		q.log.Error("no next ring can be made", "cause", err)
+	}
+	if next != nil {
 		for _, s := range steps {
 			q.log.Info("a step", "epoch", next.Epoch(), "step", s.String())
 		}
@@ -312,7 +316,7 @@ func (q *sequencer) hear(rep report) error {
 		if old, ok := q.leaders[g.Group]; ok && old.term > g.Term {
 			continue
 		}
-		q.leaders[g.Group] = groupReport{term: g.Term, from: rep.Node, facts: ring.GroupFacts{Leader: rep.Node, Voters: g.Voters,
+		q.leaders[g.Group] = groupReport{term: g.Term, from: rep.Node, facts: ring.GroupFacts{Epoch: rep.Epoch, Leader: rep.Node, Voters: g.Voters,
 			Learners: g.Learners, Joint: g.Joint, Filled: g.Filled, Active: g.Active}}
 	}
 	for g, old := range q.leaders {

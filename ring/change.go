@@ -63,7 +63,7 @@ func (r *Ring) Lose(id NodeID, f *Facts) (*Ring, error) {
 		gf, known := f.Groups[g]
 		left, voters := 0, a.Voters()
 		for _, rep := range voters {
-			if rep.Node != id && slices.Contains(gf.Active, rep.ID) {
+			if rep.Node != id && f.Nodes[rep.Node].Alive && slices.Contains(gf.Active, rep.ID) {
 				left++
 			}
 		}

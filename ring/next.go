@@ -20,6 +20,7 @@ type NodeFacts struct {
 
 // GroupFacts is what a group's leader says of it.
 type GroupFacts struct {
+	Epoch    Epoch       // of the ring that the leader knew when it said so
 	Leader   NodeID      // who holds the token
 	Voters   []ReplicaID // of the configuration applied; of both halves while Joint
 	Learners []ReplicaID
@@ -73,12 +74,14 @@ func (s Step) String() string {
 }
 
 // Next is the next ring, with all steps that are safe and due now, or nil. Per group there is one step at a time, and none before its leader
-// has said that the one before is done; so no step ever costs a group its majority.
-func (p *Planner) Next(r *Ring, f *Facts) (*Ring, []Step) {
+// has said, knowing of the one before, that it is done; so no step ever costs a group its majority. An error is a defect of the planner, or
+// of r: the ring found is not handed out.
+func (p *Planner) Next(r *Ring, f *Facts) (*Ring, []Step, error) {
 	want, err := p.Wanted(r, f)
 	if err != nil {
-		return nil, nil // too many members cannot be admitted, and a ring of none does not exist
+		return nil, nil, err
 	}
+	p.watch(r)
 	n := r.clone()
 	st := &stepper{p: p, n: n, f: f, filling: map[NodeID]int{}}
 	st.count()
@@ -86,10 +89,13 @@ func (p *Planner) Next(r *Ring, f *Facts) (*Ring, []Step) {
 		st.group(GroupID(g), want[g])
 	}
 	st.members(want)
-	if len(st.steps) == 0 || n.check() != nil {
-		return nil, nil
+	if len(st.steps) == 0 {
+		return nil, nil, nil
 	}
-	return n, st.steps
+	if err := n.check(); err != nil {
+		return nil, nil, fmt.Errorf("the ring after epoch %d would be wrong, so it stays: %w; its steps: %v", r.epoch, err, st.steps)
+	}
+	return n, st.steps, nil
 }
 
 // clone is the ring of the next epoch, to be changed.

@@ -100,7 +100,7 @@ func (c *toy) story(out *strings.Builder) {
 				c.work(i)
 			}
 		}
-		r, steps := c.plan.Next(c.ring, c.facts())
+		r, steps := c.next()
 		if r == nil {
 			continue
 		}

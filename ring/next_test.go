@@ -3,6 +3,7 @@ package ring
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -22,17 +23,23 @@ type toy struct {
 	groups []*toyGroup
 	used   ReplicaID
 	joins  int
+	lags   bool                     // leaders may know older rings, reports come late, joint changes last
+	told   map[GroupID][]GroupFacts // with lags: what leaders said last
 }
 
 // toyGroup is one replica group: what its applied configuration is, and who leads.
 type toyGroup struct {
 	voters, learners map[ReplicaID]NodeID
 	filled           map[ReplicaID]bool
-	leader           NodeID // 0: none
+	leader           NodeID               // 0: none
+	ring             *Ring                // that the leader knows
+	fence            Epoch                // of the newest ring a change was made for
+	leaving          map[ReplicaID]NodeID // voters before a joint change, while it lasts
 }
 
 func newToy(t *testing.T, seed uint64, nodes, shards, replicas int) *toy {
-	c := &toy{t: t, rng: rand.New(rand.NewPCG(seed, 1)), plan: NewPlanner(PlanConfig{}), alive: map[NodeID]bool{}, gone: map[NodeID]bool{}}
+	c := &toy{t: t, rng: rand.New(rand.NewPCG(seed, 1)), plan: NewPlanner(PlanConfig{}), alive: map[NodeID]bool{}, gone: map[NodeID]bool{},
+		told: map[GroupID][]GroupFacts{}}
 	var members []Member
 	for i := range nodes {
 		id := NodeID(i + 1)
@@ -46,7 +53,7 @@ func newToy(t *testing.T, seed uint64, nodes, shards, replicas int) *toy {
 	c.ring, c.used = r, r.nextReplica
 	for g := range GroupID(shards + 1) {
 		a := r.groupRef(g)
-		tg := &toyGroup{voters: map[ReplicaID]NodeID{}, learners: map[ReplicaID]NodeID{}, filled: map[ReplicaID]bool{}, leader: a.Replicas[0].Node}
+		tg := &toyGroup{voters: map[ReplicaID]NodeID{}, learners: map[ReplicaID]NodeID{}, filled: map[ReplicaID]bool{}, leader: a.Replicas[0].Node, ring: r}
 		for _, rep := range a.Replicas {
 			tg.voters[rep.ID], tg.filled[rep.ID] = rep.Node, true
 		}
@@ -55,19 +62,43 @@ func newToy(t *testing.T, seed uint64, nodes, shards, replicas int) *toy {
 	return c
 }
 
+// quorum: majorities of the voters live, of both halves while a change is joint.
 func (c *toy) quorum(g *toyGroup) bool {
-	n := 0
-	for _, node := range g.voters {
-		if c.alive[node] {
-			n++
+	for _, voters := range [...]map[ReplicaID]NodeID{g.voters, g.leaving} {
+		n := 0
+		for _, node := range voters {
+			if c.alive[node] {
+				n++
+			}
+		}
+		if voters != nil && n < len(voters)/2+1 {
+			return false
 		}
 	}
-	return n >= len(g.voters)/2+1
+	return true
+}
+
+// next asks the planner.
+func (c *toy) next() (*Ring, []Step) {
+	r, steps, err := c.plan.Next(c.ring, c.facts())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return r, steps
+}
+
+// learn lets a group's leader know a newer ring; with lags: perhaps, and a new leader may know an older one than the last.
+func (c *toy) learn(g *toyGroup) {
+	if !c.lags || c.rng.IntN(3) == 0 {
+		g.ring = c.ring
+	}
 }
 
 // work lets a group do some of what the ring wants, by the rules of the group's leader.
 func (c *toy) work(i int) {
-	g, a := c.groups[i], c.ring.groupRef(GroupID(i))
+	g := c.groups[i]
+	c.learn(g)
+	a := g.ring.groupRef(GroupID(i))
 	if g.leader == 0 || !c.alive[g.leader] || !g.leads() {
 		g.leader = 0
 		if c.quorum(g) { // an election: any voter that lives
@@ -93,15 +124,32 @@ func (c *toy) work(i int) {
 			}
 		}
 	}
+	if g.leaving != nil {
+		if !c.lags || c.rng.IntN(3) == 0 {
+			g.leaving = nil
+		}
+		return
+	}
+	if g.ring.epoch < g.fence {
+		return
+	}
+	for _, id := range sortedIDs(g.learners) { // of rings that are over
+		if rep, ok := a.On(g.learners[id]); !ok || rep.ID != id {
+			delete(g.learners, id)
+			g.fence = g.ring.epoch
+			return
+		}
+	}
 	for _, rep := range a.Replicas {
 		_, voter := g.voters[rep.ID]
 		_, learner := g.learners[rep.ID]
 		switch {
 		case rep.Role != Outgoing && !voter && !learner:
-			g.learners[rep.ID] = rep.Node
+			g.learners[rep.ID], g.fence = rep.Node, g.ring.epoch
 			return
 		case rep.Role == Outgoing && learner:
 			delete(g.learners, rep.ID)
+			g.fence = g.ring.epoch
 			return
 		case learner && !g.filled[rep.ID] && c.alive[rep.Node]:
 			g.filled[rep.ID] = c.rng.IntN(3) > 0
@@ -123,9 +171,31 @@ func (c *toy) work(i int) {
 			next[id] = node // it hands over before it goes
 		}
 	}
+	c.change(i, next)
+}
+
+// change makes a group's voters others.
+func (c *toy) change(i int, next map[ReplicaID]NodeID) {
+	g, a := c.groups[i], c.ring.groupRef(GroupID(i))
+	if maps.Equal(next, g.voters) {
+		return
+	}
 	old := g.voters
 	if g.voters = next; !c.quorum(g) {
+		if g.ring != c.ring { // what a newer ring has taken back: the leader hears of no majority, and waits
+			g.voters = old
+			return
+		}
 		c.t.Fatalf("group %d: a ring wants voters %v, of whom no majority lives; before: %v; ring: %v", i, next, old, a.Replicas)
+	}
+	g.fence = g.ring.epoch
+	for id, node := range next {
+		if rep, ok := a.On(node); !ok || rep.ID != id {
+			c.t.Fatalf("group %d: replica %d on %s votes, and is out of the ring: %v", i, id, node, a.Replicas)
+		}
+	}
+	if c.lags {
+		g.leaving = old
 	}
 	for id := range next {
 		delete(g.learners, id)
@@ -159,8 +229,10 @@ func (c *toy) facts() *Facts {
 		if g.leader == 0 || !c.alive[g.leader] || !c.quorum(g) {
 			continue
 		}
-		gf := GroupFacts{Leader: g.leader, Voters: sortedIDs(g.voters), Learners: sortedIDs(g.learners)}
-		for _, m := range [...]map[ReplicaID]NodeID{g.voters, g.learners} {
+		both := maps.Clone(g.voters)
+		maps.Copy(both, g.leaving)
+		gf := GroupFacts{Epoch: g.ring.epoch, Leader: g.leader, Voters: sortedIDs(both), Learners: sortedIDs(g.learners), Joint: g.leaving != nil}
+		for _, m := range [...]map[ReplicaID]NodeID{both, g.learners} {
 			for _, id := range sortedIDs(m) {
 				if c.alive[m[id]] {
 					gf.Active = append(gf.Active, id)
@@ -170,9 +242,22 @@ func (c *toy) facts() *Facts {
 				}
 			}
 		}
-		f.Groups[GroupID(i)] = gf
+		f.Groups[GroupID(i)] = c.late(GroupID(i), gf)
 	}
 	return f
+}
+
+// late is what has arrived of what a group's leaders said: with lags, perhaps something older.
+func (c *toy) late(g GroupID, gf GroupFacts) GroupFacts {
+	if !c.lags {
+		return gf
+	}
+	said := append(c.told[g], gf)
+	c.told[g] = said[max(0, len(said)-8):]
+	if c.rng.IntN(2) == 0 {
+		return gf
+	}
+	return c.told[g][c.rng.IntN(len(c.told[g]))]
 }
 
 // accept checks a next ring and makes it the present one.
@@ -195,7 +280,7 @@ func (c *toy) accept(next *Ring, what string) {
 			_, kept := a.On(rep.Node)
 			_, votes := c.groups[g].voters[rep.ID]
 			_, learns := c.groups[g].learners[rep.ID]
-			if !kept && (votes || learns) {
+			if !kept && (votes || learns && !c.lags) {
 				c.t.Fatalf("%s: %s: replica %d left the ring while its group has it", what, g, rep.ID)
 			}
 		}
@@ -271,6 +356,7 @@ func TestNextAgainstAModel(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 2))
 		c := newToy(t, seed, 1+rng.IntN(6), 16, 1+rng.IntN(3))
 		next := NodeID(100)
+		c.lags = seed%2 == 0
 		for range 150 {
 			c.now += time.Duration(rng.IntN(3000)) * time.Millisecond
 			if rng.IntN(6) == 0 {
@@ -279,7 +365,7 @@ func TestNextAgainstAModel(t *testing.T) {
 			for range 1 + rng.IntN(10) {
 				c.work(rng.IntN(len(c.groups)))
 			}
-			if r, _ := c.plan.Next(c.ring, c.facts()); r != nil {
+			if r, _ := c.next(); r != nil {
 				c.accept(r, "next")
 			}
 		}
@@ -293,12 +379,13 @@ func (c *toy) settle(seed uint64) {
 		c.alive[id] = !c.gone[id]
 	}
 	quiet := 0
+	c.lags = false
 	for range 3000 {
 		c.now += 10 * time.Second
 		for i := range c.groups {
 			c.work(i)
 		}
-		r, _ := c.plan.Next(c.ring, c.facts())
+		r, _ := c.next()
 		if r == nil {
 			if quiet++; quiet > 100 {
 				c.wanted(seed)
@@ -398,7 +485,7 @@ func TestOwnerDiesAndComesBack(t *testing.T) {
 			for i := range c.groups {
 				c.work(i)
 			}
-			if r, steps := c.plan.Next(c.ring, c.facts()); r != nil {
+			if r, steps := c.next(); r != nil {
 				c.accept(r, "next")
 				for _, s := range steps {
 					if s.Group == 1 {

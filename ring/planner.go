@@ -21,6 +21,13 @@ type Planner struct {
 	memo  map[string][][]NodeID
 	moved map[GroupID]movedAt
 	led   map[GroupID]ledSince
+	seen  map[GroupID]seenSince
+}
+
+// seenSince is what the ring says of a group, and since which ring it has, as far as this planner knows.
+type seenSince struct {
+	replicas []Replica
+	epoch    Epoch
 }
 
 type movedAt struct {
@@ -48,7 +55,7 @@ func NewPlanner(cfg PlanConfig) *Planner {
 	if cfg.Adopt == 0 {
 		cfg.Adopt = 3 * time.Second
 	}
-	return &Planner{cfg: cfg, memo: map[string][][]NodeID{}, moved: map[GroupID]movedAt{}, led: map[GroupID]ledSince{}}
+	return &Planner{cfg: cfg, memo: map[string][][]NodeID{}, moved: map[GroupID]movedAt{}, led: map[GroupID]ledSince{}, seen: map[GroupID]seenSince{}}
 }
 
 // Wanted is where the replicas of every group belong: the system group first, then the shards; the first of each is preferred. The error is
@@ -125,4 +132,20 @@ func (p *Planner) note(g GroupID, from NodeID, now time.Duration) {
 	}
 	p.moved[g] = movedAt{now, hold, from}
 	delete(p.led, g) // whoever is to lead now gets its time
+}
+
+// watch notes in which ring each group was changed last. What a leader said before it knew that ring is about another table: a replica that
+// it calls none of its own may have become one since. A new planner takes the present ring, which can only be later.
+func (p *Planner) watch(r *Ring) {
+	for g := range GroupID(len(r.shards) + 1) {
+		a := r.groupRef(g)
+		if old, ok := p.seen[g]; !ok || !sameReplicas(old.replicas, a.Replicas) {
+			p.seen[g] = seenSince{slices.Clone(a.Replicas), r.epoch}
+		}
+	}
+}
+
+// sameReplicas compares what a group's leader is to bring about; who is preferred is no part of it.
+func sameReplicas(x, y []Replica) bool {
+	return len(x) == len(y) && !slices.ContainsFunc(x, func(rep Replica) bool { return !slices.Contains(y, rep) })
 }

@@ -11,7 +11,7 @@ type stepper struct {
 	n       *Ring
 	f       *Facts
 	steps   []Step
-	groups  int            // with a learner
+	groups  int            // with a learner that lives
 	filling map[NodeID]int // learners, by node
 	prefers int
 }
@@ -19,17 +19,23 @@ type stepper struct {
 // prefersMax bounds how many shards change their preferred owner in one ring.
 const prefersMax = 16
 
+// count finds what is being filled. A learner on a dead node takes nobody's turn: nothing is sent to it.
 func (s *stepper) count() {
 	for g := range GroupID(len(s.n.shards) + 1) {
-		some := 0
-		for _, rep := range s.n.groupRef(g).Replicas {
+		a := s.n.groupRef(g)
+		if s.fills(a) {
+			s.groups++
+		}
+		for _, rep := range a.Replicas {
 			if rep.Role == Learner {
 				s.filling[rep.Node]++
-				some = 1
 			}
 		}
-		s.groups += some
 	}
+}
+
+func (s *stepper) fills(a *Assignment) bool {
+	return slices.ContainsFunc(a.Replicas, func(rep Replica) bool { return rep.Role == Learner && s.alive(rep.Node) })
 }
 
 func (s *stepper) did(k StepKind, g GroupID, rep Replica) {
@@ -43,6 +49,7 @@ func (s *stepper) group(g GroupID, want []NodeID) {
 	a := s.n.groupRef(g)
 	gf, known := s.f.Groups[g]
 	s.cancel(g, a, want)
+	known = known && gf.Epoch >= s.p.seen[g].epoch
 	if !known || gf.Joint || s.revoke(g, a, &gf) || s.drop(g, a, &gf) || !settled(a, &gf) {
 		s.p.forgetLeader(g, known)
 		return
@@ -133,7 +140,7 @@ func (s *stepper) promote(g GroupID, a *Assignment, want []NodeID, gf *GroupFact
 			some--
 		}
 	}
-	if !safe(trial, a.Replicas, gf) {
+	if !s.safe(trial, a.Replicas, gf) {
 		return false
 	}
 	for i := range trial {
@@ -150,8 +157,8 @@ func (s *stepper) promote(g GroupID, a *Assignment, want []NodeID, gf *GroupFact
 	return true
 }
 
-// safe reports whether majorities of the voters before and after a change answer.
-func safe(next, now []Replica, gf *GroupFacts) bool {
+// safe reports whether majorities of the voters before and after a change answer. Who has died since the leader said so does not.
+func (s *stepper) safe(next, now []Replica, gf *GroupFacts) bool {
 	for _, reps := range [...][]Replica{now, next} {
 		voters, active := 0, 0
 		for _, rep := range reps {
@@ -159,7 +166,7 @@ func safe(next, now []Replica, gf *GroupFacts) bool {
 				continue
 			}
 			voters++
-			if slices.Contains(gf.Active, rep.ID) {
+			if s.alive(rep.Node) && slices.Contains(gf.Active, rep.ID) {
 				active++
 			}
 		}
@@ -183,7 +190,7 @@ func (s *stepper) order(a *Assignment, want []NodeID) {
 
 // join begins to fill what is missing, within the limits.
 func (s *stepper) join(g GroupID, a *Assignment, want []NodeID) (some bool) {
-	busy := slices.ContainsFunc(a.Replicas, func(rep Replica) bool { return rep.Role == Learner })
+	busy := s.fills(a)
 	for _, node := range want {
 		if _, there := a.On(node); there || !s.alive(node) || s.filling[node] >= s.p.cfg.PerNode || len(a.Replicas) >= maxCopies ||
 			(!busy && s.groups >= s.p.cfg.Moves) {
@@ -260,7 +267,7 @@ func (s *stepper) retire(g GroupID, a *Assignment, want []NodeID, gf *GroupFacts
 			gone = append(gone, *rep)
 		}
 	}
-	if len(gone) == 0 || !safe(trial, a.Replicas, gf) {
+	if len(gone) == 0 || !s.safe(trial, a.Replicas, gf) {
 		return
 	}
 	a.Replicas = trial
