@@ -46,6 +46,7 @@ type sequencer struct {
 	asked   []*change // waiting; the first is answered with next
 	serving *change   // for which next is
 	planner *ring.Planner
+	said    string // the planner's last error
 	reports map[ring.NodeID]heardReport
 	leaders map[ring.GroupID]groupReport
 }
@@ -227,7 +228,8 @@ func (q *sequencer) decide(now time.Time) {
 		return
 	}
 	next, steps, err := q.planner.Next(q.current, facts)
-	if err != nil {
+	if err != nil && err.Error() != q.said {
+		q.said = err.Error() // once, not at every look
 		q.log.Error("no next ring can be made", "cause", err)
 	}
 	if next != nil {
