@@ -108,12 +108,13 @@ func (a *app) writeLocal(l *local, s *node.Status) error {
 	last := l.nodes[len(l.nodes)-1].addrs.listen
 	_, err := fmt.Fprintf(a.out, `
 cluster %s serves: %s, %d shards, epoch %d. Ctrl-C stops it.
+Health and metrics of node 1: http://%[8]s/metrics
 
 From another terminal:
   %[5]s call Counter/hello Increment 1%[6]s
   %[5]s call Counter/hello Get --server %[7]s
   %[5]s status%[6]s
-`, s.Cluster, plural(len(l.nodes), "node"), s.Shards, s.Epoch, self, server, last)
+`, s.Cluster, plural(len(l.nodes), "node"), s.Shards, s.Epoch, self, server, last, l.nodes[0].addrs.http)
 	return err
 }
 

@@ -160,6 +160,9 @@ func (w *web) unready() error {
 	default:
 	}
 	n := w.n
+	if n.leaving.Load() {
+		return errors.New("the node is leaving the cluster: its replicas move to other nodes")
+	}
 	select {
 	case <-n.serving:
 		return nil

@@ -152,6 +152,9 @@ func TestHTTPOfOneNode(t *testing.T) {
 	waitServing(t, r)
 	p.want(t, "/healthz", 200, "ok")
 	p.want(t, "/readyz", 200, "ready")
+	p.leaving.Store(true)
+	p.want(t, "/readyz", 503, "leaving the cluster")
+	p.leaving.Store(false)
 	before := p.metrics(t)
 	before.want(t, map[string]float64{"serving": 1, "ring_epoch": 1, "ring_members": 1, "ring_shards": 8, "shards_owned": 8,
 		"shards_replicated": 8, "shards_unowned": 0, "raft_groups": 9, "events_started_total": 0, "activations": 0})
