@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ringfence/ringfence/ring"
@@ -13,6 +14,9 @@ import (
 const (
 	ringBeat = 100 * time.Millisecond
 	ringRest = time.Second
+
+	fetchTime  = 3 * time.Second        // for a newer ring, from whoever has it
+	fetchPause = 150 * time.Millisecond // one that does not answer for so long is not waited for: the next is asked beside it
 )
 
 // recordRing is the name under which a node keeps the newest ring it has seen, so that a cluster whose nodes all stopped comes back by itself.
@@ -148,30 +152,58 @@ func (n *Node) publish(ctx context.Context, r *ring.Ring) {
 	}
 }
 
-// fetchRing asks the members, one after the other, until one has a newer ring.
+// fetchRing takes a newer ring over from whichever member has one.
 func (n *Node) fetchRing(ctx context.Context) {
-	for _, m := range n.members() {
-		if m.ID == n.id {
-			continue
-		}
-		b, err := n.ask(ctx, n.address(m.ID), m.ID, "ring", nil)
-		if err != nil {
-			n.log.Debug("no ring", "from", m.ID.String(), "cause", err)
-			continue
-		}
-		r, err := ring.Decode(b)
-		if err != nil {
-			n.log.Warn("a node sent a ring that cannot be read", "from", m.ID.String(), "cause", err)
-			continue
-		}
-		if r.Epoch() <= n.epoch() {
-			continue
-		}
+	others := slices.DeleteFunc(slices.Clone(n.members()), func(m ring.Member) bool { return m.ID == n.id })
+	if r := newerRing(ctx, others, n.epoch(), n.ringOf); r != nil {
 		if err := n.adopt(ctx, r); err != nil {
 			n.fail(err)
 		}
-		return
 	}
+}
+
+// newerRing asks members for a ring newer than epoch: one after the other, but who does not answer soon is not waited for, the next is
+// asked beside it. Nil if nobody has one.
+func newerRing(ctx context.Context, members []ring.Member, epoch ring.Epoch, ask func(context.Context, ring.Member) *ring.Ring) *ring.Ring {
+	ctx, cancel := context.WithTimeout(ctx, fetchTime)
+	defer cancel()
+	got := make(chan *ring.Ring, len(members))
+	next := time.NewTimer(0)
+	defer next.Stop()
+	for asked, answered := 0, 0; answered < len(members); {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-next.C:
+			if asked < len(members) {
+				m := members[asked]
+				go func() { got <- ask(ctx, m) }()
+				asked++
+				next.Reset(fetchPause)
+			}
+		case r := <-got:
+			if answered++; r != nil && r.Epoch() > epoch {
+				return r
+			}
+			next.Reset(0)
+		}
+	}
+	return nil
+}
+
+// ringOf is the ring that another node has, nil if it has none or cannot be asked.
+func (n *Node) ringOf(ctx context.Context, m ring.Member) *ring.Ring {
+	b, err := n.ask(ctx, n.address(m.ID), m.ID, "ring", nil)
+	if err != nil {
+		n.log.Debug("no ring", "from", m.ID.String(), "cause", err)
+		return nil
+	}
+	r, err := ring.Decode(b)
+	if err != nil {
+		n.log.Warn("a node sent a ring that cannot be read", "from", m.ID.String(), "cause", err)
+		return nil
+	}
+	return r
 }
 
 // members are those of the newest ring, or the founders before there is one.
