@@ -16,6 +16,9 @@ import (
 
 // TestDemo runs the whole story and holds each of its lines against what it promises.
 func TestDemo(t *testing.T) {
+	if raceDetector {
+		t.Skip("the story has 45 s, and a build with the race detector is several times slower; the plain build tells it in the same run of .ci/run")
+	}
 	dir := t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -1,0 +1,6 @@
+//go:build race
+
+package cmd
+
+// raceDetector: this build is several times slower.
+const raceDetector = true
