@@ -35,9 +35,13 @@ func (s *story) cutOff(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w := s.load.watch(counters)
+	w := new(demoWatch)
 	if err = n.tell(step, "cut"); err == nil {
+		w = s.load.watch(counters) // not before: until the cut the old owner itself may answer
 		err = s.load.await(step, w)
+	}
+	if err == nil { // one for all: who is asked asks every replica, and waits for the silent one
+		_, _, err = s.owner(step, "Counter", demoKey(counters[0]), n)
 	}
 	if err := s.out.check(3, fmt.Sprintf("node %d is cut off: the majority serves its objects", n.number), err,
 		"%d objects; next success of the first after %v, of the last after %v", len(counters), ms(w.first), ms(w.all)); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -91,6 +92,21 @@ func TestClaimFails(t *testing.T) {
 	}
 	if s := b.String(); !strings.Contains(s, "ok") || !strings.Contains(s, "FAILED") || !strings.Contains(s, syscall.EIO.Error()) {
 		t.Fatal(s)
+	}
+}
+
+// TestDemoFailedExit: a claim that fails because of a call of unknown outcome is a failed claim, not an unknown one.
+func TestDemoFailedExit(t *testing.T) {
+	c := &claims{w: io.Discard, began: time.Now()}
+	err := c.check(3, "it does not hold", &actor.Error{Code: actor.CodeDeadline, Outcome: actor.MayHaveRun, Message: "the time was up"}, "")
+	if code := exitCode(err); code != exitUnknown {
+		t.Fatalf("the claim's own error gives exit code %d: this test shows nothing", code)
+	}
+	if code := exitCode(demoFailed(err)); code != exitError {
+		t.Errorf("exit code %d, want %d", code, exitError)
+	}
+	if demoFailed(nil) != nil {
+		t.Error("a demonstration that went well failed")
 	}
 }
 
