@@ -127,8 +127,8 @@ func (c *Config) fillFormation() error {
 	if c.SnapshotRate == 0 {
 		c.SnapshotRate = DefaultSnapshotRate
 	}
-	if c.SnapshotRate < 64<<10 {
-		return fmt.Errorf("--snapshot-rate %d: want at least 65536 bytes a second, or a replica might never be filled", c.SnapshotRate)
+	if c.SnapshotRate < replica.ChunkBytes {
+		return fmt.Errorf("--snapshot-rate %d: want at least %d bytes a second, or a replica might never be filled", c.SnapshotRate, replica.ChunkBytes)
 	}
 	if c.ReplaceAfter == 0 {
 		c.ReplaceAfter = DefaultReplaceAfter

@@ -25,6 +25,7 @@ type trio struct {
 	queue  []*raftpb.Message
 	pings  []Ping
 	cut    map[uint64]bool
+	ticks  int               // of the node before the replicas were started
 	drop   func(p Ping) bool // pings that get lost; nil: none
 }
 
@@ -50,7 +51,7 @@ func newTrio(t *testing.T) *trio {
 
 // start begins a process of a replica on what its disk holds.
 func (c *trio) start(id, applied uint64, fresh bool) {
-	g, err := NewGroup(GroupConfig{Group: 1, Storage: c.disk[id], Applied: applied, Timing: LANTiming, Epoch: 1, Clock: true, Fresh: fresh, Now: c.now,
+	g, err := NewGroup(GroupConfig{Group: 1, Storage: c.disk[id], Applied: applied, Timing: LANTiming, Epoch: 1, Clock: true, Fresh: fresh, Now: c.now, Ticks: c.ticks,
 		Holder: store.Holder{Replica: ring.ReplicaID(id), Node: ring.NodeID(id), Boot: 7}, Logger: RaftLogger(slog.New(slog.DiscardHandler))})
 	if err != nil {
 		c.t.Fatal(err)
@@ -244,5 +245,45 @@ func TestGroupFailedTransferAcquiresAnew(t *testing.T) {
 	}
 	if _, ok := c.kv[1]["k"]; ok {
 		t.Fatal("the dropped batch took effect")
+	}
+}
+
+// TestHeartbeatsLeaveTogether: whenever its replicas were started and elected, a group's heartbeats and requests leave with the node's
+// even ticks, those of all groups in one frame.
+func TestHeartbeatsLeaveTogether(t *testing.T) {
+	for before := range 4 {
+		for late := range 3 {
+			c := newTrio(t)
+			for id := range c.g {
+				c.ticks = before
+				c.start(id, 1, true)
+			}
+			c.tick(late)
+			c.g[1].Campaign()
+			c.pump()
+			c.tick(2)
+			beats := 0
+			for range 8 {
+				c.now += LANTiming.Tick
+				c.g[1].Tick(c.now)
+				o := c.g[1].Ready()
+				sent := len(o.Pings) > 0
+				for _, m := range o.Send {
+					sent = sent || m.GetType() == raftpb.MsgHeartbeat
+				}
+				even := (c.g[1].ticks+before)%LANTiming.HeartbeatTicks == 0
+				if sent != even {
+					t.Fatalf("started at tick %d, elected %d later: a heartbeat or request at tick %d of the node: %v", before, late, c.g[1].ticks+before, sent)
+				}
+				if sent {
+					beats++
+				}
+				c.act(1, o)
+				c.pump()
+			}
+			if beats != 4 {
+				t.Fatalf("%d heartbeats in 8 ticks", beats)
+			}
+		}
 	}
 }

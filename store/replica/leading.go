@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"encoding/binary"
 	"math"
 	"time"
@@ -310,27 +311,35 @@ func (l *leading) quorumHeard(conf *raftpb.ConfState, self uint64) time.Duration
 }
 
 func (l *leading) heardBy(voters []uint64, self uint64) time.Duration {
+	return majority(voters, self, math.MaxInt64, func(v uint64) time.Duration {
+		if at, ok := l.heard[ring.ReplicaID(v)]; ok {
+			return at
+		}
+		return math.MinInt64 / 2
+	})
+}
+
+// majority is the highest value that a majority of voters has reached. Self, if it votes, has reached all; whoever is the majority alone gets
+// that as most.
+func majority[T cmp.Ordered](voters []uint64, self uint64, most T, of func(uint64) T) T {
 	need := len(voters)/2 + 1
-	var times [16]time.Duration
-	seen := times[:0]
+	var room [16]T
+	seen := room[:0]
 	for _, v := range voters {
 		if v == self {
 			need--
 			continue
 		}
-		at, ok := l.heard[ring.ReplicaID(v)]
-		if !ok {
-			at = math.MinInt64 / 2
-		}
+		value := of(v)
 		i := len(seen)
-		seen = append(seen, at)
-		for ; i > 0 && seen[i-1] < at; i-- {
+		seen = append(seen, value)
+		for ; i > 0 && seen[i-1] < value; i-- {
 			seen[i] = seen[i-1]
 		}
-		seen[i] = at
+		seen[i] = value
 	}
 	if need == 0 {
-		return math.MaxInt64
+		return most
 	}
 	return seen[need-1]
 }

@@ -264,26 +264,7 @@ func (g *Group) promisedUntil() time.Duration {
 
 // ackedBy is the highest number that a majority of voters, this replica among them if it is one, has answered.
 func (l *leading) ackedBy(voters []uint64, self uint64) uint64 {
-	need := len(voters)/2 + 1
-	var numbers [maxHeld]uint64
-	seen := numbers[:0]
-	for _, v := range voters {
-		if v == self {
-			need--
-			continue
-		}
-		n := l.acked[ring.ReplicaID(v)]
-		i := len(seen)
-		seen = append(seen, n)
-		for ; i > 0 && seen[i-1] < n; i-- {
-			seen[i] = seen[i-1]
-		}
-		seen[i] = n
-	}
-	if need == 0 {
-		return math.MaxUint64
-	}
-	return seen[need-1]
+	return majority(voters, self, math.MaxUint64, func(v uint64) uint64 { return l.acked[ring.ReplicaID(v)] })
 }
 
 // answers reports whether a replica has answered one of the last three requests and did not decline: it is not in its quiet time, and will

@@ -316,3 +316,20 @@ func TestHandOverOnlyToWhoAnswers(t *testing.T) {
 		t.Fatal(got)
 	}
 }
+
+// TestSendingWaitsForNoDisk: the driver's goroutine numbers a snapshot that it sends while another, incoming, is being written.
+func TestSendingWaitsForNoDisk(t *testing.T) {
+	var tr transfers
+	tr.mu.Lock() // as ReceiveChunk does around its writes
+	defer tr.mu.Unlock()
+	done := make(chan uint64, 1)
+	go func() { done <- tr.next() }()
+	select {
+	case n := <-done:
+		if n != 1 {
+			t.Errorf("the first transfer is number %d", n)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("sending waits for the disk")
+	}
+}

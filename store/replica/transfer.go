@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -143,17 +144,12 @@ type incoming struct {
 
 // transfers holds the snapshots being received, by group.
 type transfers struct {
+	seq    atomic.Uint64 // not under mu: that is held while chunks are written, and the driver's goroutine waits for no disk
 	mu     sync.Mutex
-	seq    uint64
 	groups map[ring.GroupID]*incoming
 }
 
-func (t *transfers) next() uint64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.seq++
-	return t.seq
-}
+func (t *transfers) next() uint64 { return t.seq.Add(1) }
 
 // ReceiveChunk takes one chunk of a snapshot from a node, on any goroutine; it may write to disk. After an error the sender starts over.
 func (d *Driver) ReceiveChunk(from ring.NodeID, b []byte) error {
