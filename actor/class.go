@@ -25,6 +25,8 @@ type definition struct {
 // ClassOptions is what the options of a class add up to.
 type ClassOptions struct {
 	AllowStaleReplies bool
+	Interleaved       bool
+	Reentrant         bool
 	IdleTimeout       time.Duration // 0: the host's default
 	MailboxLimit      int           // 0: the host's default
 	Version           int
@@ -36,6 +38,15 @@ type ClassOption func(*ClassOptions)
 // AllowStaleReplies lets replies leave without proof that the object had not moved meanwhile: faster reads, which may be of the past while
 // the network is broken. Replies still wait for the writes before them.
 func AllowStaleReplies() ClassOption { return func(o *ClassOptions) { o.AllowStaleReplies = true } }
+
+// Interleaved lets other events of an object run while one is outside: while it waits for a call to another object, or in State.Await. One
+// event at a time touches memory and storage all the same, and none is let in while storage is waited for; but what an event has read before it
+// went outside may be different when it is back. This is the rule of the hosted original. Without it an event runs to its end before the next begins.
+func Interleaved() ClassOption { return func(o *ClassOptions) { o.Interleaved = true } }
+
+// Reentrant lets a call that comes back to an object which waits for it run, while the event that waits for it is outside. Without it, or
+// Interleaved, such a call fails with ErrCallCycle.
+func Reentrant() ClassOption { return func(o *ClassOptions) { o.Reentrant = true } }
 
 // IdleTimeout is how long an activation stays in memory without an event. Must be positive.
 func IdleTimeout(d time.Duration) ClassOption { return func(o *ClassOptions) { o.IdleTimeout = d } }

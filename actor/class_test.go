@@ -46,7 +46,7 @@ func TestDefine(t *testing.T) {
 	if got := c.Methods(); !slices.Equal(got, want) {
 		t.Errorf("methods %v, want %v", got, want)
 	}
-	if o := c.Options(); o != (ClassOptions{true, time.Second, 3, 2}) || c.Version() != 2 || c.Name() != "Good" {
+	if o := c.Options(); o != (ClassOptions{AllowStaleReplies: true, IdleTimeout: time.Second, MailboxLimit: 3, Version: 2}) || c.Version() != 2 || c.Name() != "Good" {
 		t.Errorf("options %+v, version %d, name %q", o, c.Version(), c.Name())
 	}
 	if m, ok := c.Method("Both"); !ok || m.Arg != reflect.TypeFor[pair]() || m.Result != reflect.TypeFor[pair]() {

@@ -10,7 +10,7 @@ type State struct {
 	id      ID
 	storage Storage
 	logger  *slog.Logger
-	abort   func(error)
+	runtime Runtime
 }
 
 // Backend is what a Storage rests on; a host implements it, once per activation. Each method returns an *Error: ErrNotInEvent if ctx is not, or
@@ -32,17 +32,31 @@ type Backend interface {
 	Sync(ctx context.Context) error
 }
 
+// Runtime is what a State needs of its host beside storage; once per activation. Safe for concurrent use.
+type Runtime interface {
+	// Object is a reference for the code of the activation.
+	Object(class, key string) Ref
+	// WaitUntil is State.WaitUntil.
+	WaitUntil(fn func(context.Context) error)
+	// BlockConcurrency is State.BlockConcurrency.
+	BlockConcurrency(ctx context.Context, fn func(context.Context) error) error
+	// Await is State.Await.
+	Await(ctx context.Context, fn func(context.Context) error) error
+	// Abort is State.Abort: it does not return.
+	Abort(reason error)
+}
+
 // StateConfig is what a State is made of.
 type StateConfig struct {
 	ID      ID
 	Backend Backend
 	Logger  *slog.Logger
-	Abort   func(reason error) // must not return
+	Runtime Runtime
 }
 
 // NewState is for hosts.
 func NewState(c StateConfig) *State {
-	return &State{id: c.ID, storage: Storage{c.Backend}, logger: c.Logger, abort: c.Abort}
+	return &State{id: c.ID, storage: Storage{c.Backend}, logger: c.Logger, runtime: c.Runtime}
 }
 
 // ID is whose state it is.
@@ -54,6 +68,36 @@ func (s *State) Storage() *Storage { return &s.storage }
 // Logger logs with the object's name.
 func (s *State) Logger() *slog.Logger { return s.logger }
 
-// Abort throws the activation away: what the running event has written since its last Sync is dropped, its caller gets ErrAborted with the
-// reason, memory is gone, and the next event finds a new activation. It does not return; deferred functions run.
-func (s *State) Abort(reason error) { s.abort(reason) }
+// Object is another object, or the same, for calls that this one makes. Its calls need the context of a running event of this activation; else
+// they fail with ErrNotInEvent. What the event has written is submitted before a call, and the call leaves only when that and all before it is
+// durable. While the event waits for an answer (Call, Pending.Wait), it is outside: in a class that is Interleaved other events run. A
+// call goes on although the event that started it has ended, and fails unsent if the activation is reset before it could leave. At
+// most 1,024 calls of one Ref may be held back so; one more fails with ErrOverloaded.
+func (s *State) Object(class, key string) Ref { return s.runtime.Object(class, key) }
+
+// Await runs fn outside: for whatever takes time and is not storage. As with a call, what the event has written is made durable first, and
+// other events run meanwhile if the class is Interleaved. Storage and calls to objects fail with ErrNotInEvent in fn's context, and fn must
+// not touch the class's memory: bring what it finds back in variables of the method. The error is that of fn, or says that the activation
+// was reset, or the object moved, meanwhile. fn runs on the calling goroutine, and its context ends with the event.
+func (s *State) Await(ctx context.Context, fn func(context.Context) error) error {
+	return s.runtime.Await(ctx, fn)
+}
+
+// WaitUntil has fn run later, as an event of its own without a caller: under the rules of a method, with storage, and with a batch of its own. In a
+// class that is not Interleaved other events wait for it. The activation stays in memory until it has ended, and a hand-over waits
+// for it as for any event. Its error is logged. It is lost when the activation is reset, or its node dies: for what must happen, set an
+// alarm. At most 1,024 wait; one more panics.
+func (s *State) WaitUntil(fn func(context.Context) error) { s.runtime.WaitUntil(fn) }
+
+// BlockConcurrency runs fn in a critical section: until it returns no other event begins or goes on, even while fn is outside, except
+// calls that come back along fn's own. Sections may be nested, up to 64 deep. If fn fails, or takes longer than 30 s, the activation is reset,
+// events that wait for it fail with that error, and BlockConcurrency does not return. It is meant for constructors, and for what must not be
+// interleaved with anything; a Transaction is the same with a way back.
+func (s *State) BlockConcurrency(ctx context.Context, fn func(context.Context) error) error {
+	return s.runtime.BlockConcurrency(ctx, fn)
+}
+
+// Abort throws the activation away: what the running event has written since its last Sync, Await or call is dropped, its caller gets ErrAborted
+// with the reason, other events in progress get the same, memory is gone, and the next event finds a new activation. It does not
+// return; deferred functions run.
+func (s *State) Abort(reason error) { s.runtime.Abort(reason) }

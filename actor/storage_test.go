@@ -244,7 +244,7 @@ func TestListOptions(t *testing.T) {
 func TestStateIsWhatItWasMadeOf(t *testing.T) {
 	reason, logger := errors.New("reason"), slog.New(slog.DiscardHandler)
 	var aborted error
-	s := NewState(StateConfig{ID: ID{"C", "k"}, Backend: &memory{}, Logger: logger, Abort: func(r error) { aborted = r }})
+	s := NewState(StateConfig{ID: ID{"C", "k"}, Backend: &memory{}, Logger: logger, Runtime: aborter(func(r error) { aborted = r })})
 	s.Abort(reason)
 	if s.ID() != (ID{"C", "k"}) || s.Logger() != logger || aborted != reason {
 		t.Error(s.ID(), aborted)
@@ -277,3 +277,11 @@ func TestGenericCall(t *testing.T) {
 		t.Errorf("%q, %v, %d", got, err, seen)
 	}
 }
+
+type aborter func(error)
+
+func (a aborter) Abort(reason error)                                                { a(reason) }
+func (aborter) Object(string, string) Ref                                           { return nil }
+func (aborter) WaitUntil(func(context.Context) error)                               {}
+func (aborter) Await(context.Context, func(context.Context) error) error            { return nil }
+func (aborter) BlockConcurrency(context.Context, func(context.Context) error) error { return nil }

@@ -22,7 +22,7 @@ const (
 	ActRespond
 	// ActRefuse: the caller of Event gets an error: Why and Outcome.
 	ActRefuse
-	// ActWake: what waits for Await goes on with Waiter; if Why is not zero the wait was in vain.
+	// ActWake: what waits for Await or Regain goes on with Waiter; if Why is not zero, without effect.
 	ActWake
 	// ActDrop: forget the memory of Activation. No event of it runs.
 	ActDrop
@@ -36,6 +36,9 @@ const (
 	WhyBytes                   // they hold too many bytes
 	WhyMoved                   // the token is over
 	WhyDraining                // the shard is being handed over: nothing is started any more
+	WhyAge                     // the first of the mailbox has waited too long
+	WhyRate                    // too many events of the object came in a short time
+	WhyReset                   // the activation was thrown away
 )
 
 // Action is one thing to be done, in the order in which they were returned.
@@ -61,7 +64,8 @@ func (k ActionKind) String() string {
 }
 
 func (w Why) String() string {
-	names := [...]string{"", WhyCount: "too many events", WhyBytes: "too many bytes", WhyMoved: "moved", WhyDraining: "draining"}
+	names := [...]string{"", WhyCount: "too many events", WhyBytes: "too many bytes", WhyMoved: "moved", WhyDraining: "draining", WhyAge: "waiting too long", WhyRate: "too many at once",
+		WhyReset: "reset"}
 	if int(w) < len(names) {
 		return names[w]
 	}

@@ -36,15 +36,12 @@ func (c *Call) weight() int {
 	return callOverhead + len(c.Object.Class) + len(c.Object.Key) + len(c.Method) + len(c.Arg)
 }
 
-// cycle returns the error for a call whose object waits for it.
+// comesBack: its object waits for it.
+func (c *Call) comesBack() bool {
+	return len(c.Chain) > 0 && slices.Contains(c.Chain, c.Object.String())
+}
+
 func (c *Call) cycle() *actor.Error {
-	if len(c.Chain) == 0 {
-		return nil
-	}
-	id := c.Object.String()
-	if !slices.Contains(c.Chain, id) {
-		return nil
-	}
 	return &actor.Error{Code: actor.CodeCallCycle, Outcome: actor.DidNotRun, Object: c.Object,
-		Message: "the call came back to an object that waits for it: " + strings.Join(append(slices.Clone(c.Chain), id), " → ")}
+		Message: "the call came back to an object that waits for it: " + strings.Join(append(slices.Clone(c.Chain), c.Object.String()), " → ")}
 }

@@ -13,6 +13,10 @@ import (
 const (
 	textCount   = "Durable Object is overloaded. Too many requests queued."
 	textBytes   = "Durable Object is overloaded. Too much data queued."
+	textAge     = "Durable Object is overloaded. Requests queued for too long."
+	textRate    = "Durable Object is overloaded. Too many requests for the same object within a 10 second window."
+	textSection = "A call to blockConcurrencyWhile() in a Durable Object waited for too long. The call was canceled and the Durable Object was reset."
+	textNested  = "blockConcurrencyWhile() calls are nested too deeply."
 	textTimeout = "Durable Object storage operation exceeded timeout which caused object to be reset."
 	textAbort   = "Application called abort() to reset Durable Object."
 )

@@ -179,8 +179,10 @@ func (t *Tenure) Lost(out []Action) []Action {
 		o := n.value
 		out = o.refuseQueued(out, WhyMoved)
 		o.overlay = overlay{}
-		if o.act != nil && o.act.running == nil {
-			out = t.drop(out, o.act)
+		if a := o.act; a != nil {
+			if out = t.dropTasks(out, a, WhyMoved); a.busy == 0 {
+				out = t.drop(out, a)
+			}
 		}
 	}
 	t.all = list[object]{}
@@ -188,10 +190,12 @@ func (t *Tenure) Lost(out []Action) []Action {
 }
 
 func (o *object) refuseQueued(out []Action, why Why) []Action {
-	for o.first != nil {
-		ev := o.pop()
-		o.answered(ev)
-		out = append(out, Action{Kind: ActRefuse, Event: ev, Why: why, Outcome: actor.DidNotRun})
+	for _, q := range []*eventQueue{&o.inner, &o.mailbox} {
+		for q.first != nil && (why != WhyDraining || q == &o.mailbox) {
+			ev := q.pop()
+			o.answered(ev)
+			out = append(out, Action{Kind: ActRefuse, Event: ev, Why: why, Outcome: actor.DidNotRun})
+		}
 	}
 	return out
 }

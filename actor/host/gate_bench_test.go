@@ -18,8 +18,8 @@ func BenchmarkHeld(b *testing.B) {
 			writes := []store.Write{{Key: []byte("n"), Value: []byte("x")}}
 			var buf [8]Action
 			for n := uint64(1); b.Loop(); n++ {
-				a := t.Deliver(buf[:0], &Event{Object: id, Bytes: 1}, p)[0].Activation
-				t.Ended(buf[:0], a, End{Writes: writes})
+				ev := t.Deliver(buf[:0], &Event{Object: id, Bytes: 1}, p)[0].Event
+				t.Ended(buf[:0], ev, End{Writes: writes})
 				if n > depth {
 					t.Applied(buf[:0], n-depth)
 				}

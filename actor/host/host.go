@@ -19,18 +19,23 @@ import (
 // Options of a Host. Zero fields mean the defaults.
 type Options struct {
 	Logger *slog.Logger // default slog.Default()
+	// Objects makes references for objects that call others; the context of a call leads to its Chain. nil: such calls are refused.
+	Objects func(actor.ID) actor.Ref
 	// Skim looks at the msgpack bytes of an argument before they are decoded and refuses what a decoder must not see. nil: nothing is refused.
 	Skim func([]byte) error
 
 	IdleTimeout    time.Duration // of classes that set none; default 1 min
 	MailboxLimit   int           // of classes that set none: calls of one object delivered and not yet answered; default 4,096
 	MailboxBytes   int           // their bytes, held replies included; default 64 MiB. One call is always let in.
+	MailboxAge     time.Duration // how long the first call of a mailbox may have waited when one more is taken; default 30 s
+	MailboxRate    int           // calls taken per object in ten Ticks; default 1,000,000
 	HeldBytes      int           // bytes of an object's held replies above which its next event waits; default 16 MiB
 	CacheBytes     int           // bytes of stored values remembered per activation; default 64 KiB
 	MaxBytes       int64         // bytes of all calls of the node not yet answered; default 512 MiB
 	MaxActivations int           // beyond it idle activations are evicted before their time; default 200,000
 	Tick           time.Duration // how often idle activations are looked for; default 1 s
 	CommitTimeout  time.Duration // how long a batch waits for room among those being committed; default 30 s
+	SectionTimeout time.Duration // how long a critical section may take; default 30 s
 }
 
 func (o *Options) fill() {
@@ -40,12 +45,15 @@ func (o *Options) fill() {
 	def(&o.IdleTimeout, time.Minute)
 	def(&o.MailboxLimit, 4096)
 	def(&o.MailboxBytes, 64<<20)
+	def(&o.MailboxAge, 30*time.Second)
+	def(&o.MailboxRate, 1_000_000)
 	def(&o.HeldBytes, 16<<20)
 	def(&o.CacheBytes, 64<<10)
 	def(&o.MaxBytes, 512<<20)
 	def(&o.MaxActivations, 200_000)
 	def(&o.Tick, time.Second)
 	def(&o.CommitTimeout, 30*time.Second)
+	def(&o.SectionTimeout, 30*time.Second)
 }
 
 func def[T int | int64 | time.Duration](v *T, d T) {
@@ -118,12 +126,15 @@ func (h *Host) policy(o actor.ClassOptions) Policy {
 		idle = o.IdleTimeout
 	}
 	p := Policy{Mailbox: h.opts.MailboxLimit, MailboxBytes: h.opts.MailboxBytes, HeldBytes: h.opts.HeldBytes, CacheBytes: h.opts.CacheBytes,
-		IdleTicks: uint64((idle + h.opts.Tick - 1) / h.opts.Tick), AllowStaleReplies: o.AllowStaleReplies}
+		IdleTicks: h.ticks(idle), MaxAge: h.ticks(h.opts.MailboxAge), Window: h.opts.MailboxRate,
+		AllowStaleReplies: o.AllowStaleReplies, Interleaved: o.Interleaved, Reentrant: o.Reentrant}
 	if o.MailboxLimit > 0 {
 		p.Mailbox = o.MailboxLimit
 	}
 	return p
 }
+
+func (h *Host) ticks(d time.Duration) uint64 { return uint64((d + h.opts.Tick - 1) / h.opts.Tick) }
 
 // Deliver gives a call to its object's mailbox, or answers it with an error at once. It does not block; c.Respond may be called before it
 // returns. Calls of one object are run in the order in which Deliver was called.
@@ -155,11 +166,12 @@ func (h *Host) newRun(sh *shard, c *Call) (*run, *actor.Error) {
 	if !ok {
 		return nil, cl.NoMethod(c.Method)
 	}
-	if err := c.cycle(); err != nil {
-		return nil, err
+	inner := c.comesBack()
+	if inner && !cl.policy.Reentrant && !cl.policy.Interleaved {
+		return nil, c.cycle()
 	}
 	r := &run{call: c, class: cl, method: m, s: sh}
-	r.Event = Event{Object: c.Object, Bytes: c.weight(), Data: r}
+	r.Event = Event{Object: c.Object, Bytes: c.weight(), Inner: inner, Data: r}
 	if n := h.bytes.Add(int64(r.Bytes)); n > h.opts.MaxBytes {
 		h.bytes.Add(-int64(r.Bytes))
 		return nil, overloaded(c.Object, textBytes)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"sync/atomic"
 
@@ -20,30 +19,46 @@ type instance struct {
 	id      actor.ID
 	prefix  []byte
 	object  actor.Instance
-	aborted atomic.Pointer[abortion]
+	born    atomic.Bool           // the constructor has returned
+	counted bool                  // in Host.live; under the shard's lock
+	broken  atomic.Pointer[fatal] // why it was reset
 }
 
-var _ actor.Backend = (*instance)(nil)
+var (
+	_ actor.Backend = (*instance)(nil)
+	_ actor.Runtime = (*instance)(nil)
+)
 
-type abortion struct{ reason error }
+// fatal is what an activation was reset with.
+type fatal struct{ err *actor.Error }
+
+func (f *fatal) Error() string { return f.err.Error() }
+func (f *fatal) Unwrap() error { return f.err }
+
+// of is the error for one of those that it concerns.
+func (f fatal) of(o actor.Outcome) *actor.Error {
+	e := *f.err
+	e.Outcome = o
+	return &e
+}
 
 // maxListBytes bounds what one List holds in memory.
 const maxListBytes = 64 << 20
 
 // enter is what every access to storage begins with: is ctx of a running event of this activation, and is the lease good?
 func (b *instance) enter(ctx context.Context) (*run, error) {
-	r, ok := ctx.Value(runKey{}).(*run)
-	if !ok || r.b != b {
-		return nil, &actor.Error{Code: actor.CodeNotInEvent, Outcome: actor.Ran, Remote: true, Object: b.id}
+	r, err := b.inside(ctx)
+	if err != nil {
+		return nil, err
 	}
 	r.touched.Store(true)
-	if b.aborted.Load() != nil {
-		return nil, b.abortError()
+	if err := b.broken.Load(); err != nil {
+		return nil, err.of(actor.Ran)
 	}
 	if b.s.over.Load() {
 		return nil, b.deny(r, nil)
 	}
-	err := b.s.lease.Check(ctx)
+	err = b.s.lease.Check(ctx)
 	var why *store.MovedError
 	switch {
 	case err == nil:
@@ -109,7 +124,7 @@ func (b *instance) get(r *run, key string) ([]byte, bool, error) {
 	}
 	value, present, err := b.s.lease.Get(bytes.Clone(k))
 	if err != nil {
-		return nil, false, b.broken("read", err)
+		return nil, false, b.failed("read", err)
 	}
 	b.s.mu.Lock()
 	b.s.t.Fill(b.a, k, value, present, pos)
@@ -117,7 +132,7 @@ func (b *instance) get(r *run, key string) ([]byte, bool, error) {
 	return value, present, nil
 }
 
-func (b *instance) broken(what string, err error) error {
+func (b *instance) failed(what string, err error) error {
 	b.s.h.log.Error("storage failed", "object", b.id.String(), "operation", what, "cause", err)
 	e := &actor.Error{Code: actor.CodeInternal, Outcome: actor.Ran, Object: b.id, Message: "storage failed on the owner: see its log"}
 	return e.WithCause(err)
@@ -230,7 +245,7 @@ func (b *instance) List(ctx context.Context, o actor.ListOptions) ([]actor.Entry
 		m.less = 1
 	}
 	if err := b.s.lease.Scan(start, end, o.Reverse, m.next); err != nil {
-		return nil, b.broken("list", err)
+		return nil, b.failed("list", err)
 	}
 	m.rest()
 	if m.bytes > maxListBytes {
@@ -292,79 +307,9 @@ func (b *instance) Sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	wait := make(chan bool, 1)
-	for {
-		space, err := b.submit(r, wait)
-		if err != nil {
-			return err
-		}
-		if space == nil {
-			break
-		}
-		if err := b.s.waitSpace(ctx.Done(), b.s.h.opts.CommitTimeout, space); err != nil {
-			err.Reset, err.Object, err.Remote = false, b.id, true
-			return err
-		}
+	wait := make(chan Why, 1)
+	if err := b.push(ctx, r, wait); err != nil {
+		return err
 	}
-	select {
-	case ok := <-wait:
-		if !ok {
-			return b.deny(r, nil)
-		}
-		return nil
-	case <-ctx.Done():
-		e := waited(b.id, context.Cause(ctx), actor.Ran, "waiting for writes to be durable")
-		e.Remote = true
-		return e
-	}
-}
-
-// submit makes a batch of what r has written and has wait hear when it is applied. If the lease is too busy it returns what to wait for.
-func (b *instance) submit(r *run, wait chan bool) (space chan struct{}, _ error) {
-	var buf acts
-	s := b.s
-	r.mu.Lock()
-	if r.over {
-		r.mu.Unlock()
-		return nil, b.ended()
-	}
-	s.mu.Lock()
-	out := buf[:0]
-	if ws := r.pending.writes; len(ws) > 0 && !s.t.IsLost() {
-		var err error
-		if out, err = s.commit(out, ws); err != nil {
-			space = s.awaitSpace()
-			s.mu.Unlock()
-			r.mu.Unlock()
-			return space, nil
-		}
-		if !s.t.IsLost() {
-			out = s.t.Submit(out, b.a, r.pending.take())
-		}
-	}
-	out = s.t.Await(out, b.a, wait)
-	s.settle(out)
-	r.mu.Unlock()
-	s.do(out)
-	return nil, nil
-}
-
-// abort is State.Abort.
-func (b *instance) abort(reason error) {
-	b.aborted.CompareAndSwap(nil, &abortion{reason})
-	var buf acts
-	b.s.mu.Lock()
-	// An event that runs is reset when it ends; if none runs, a goroutine that outlived its event has called.
-	out, _ := b.s.t.Discard(buf[:0], b.a)
-	b.s.settle(out)
-	b.s.do(out)
-	runtime.Goexit()
-}
-
-func (b *instance) abortError() *actor.Error {
-	text := textAbort
-	if a := b.aborted.Load(); a != nil && a.reason != nil {
-		text = a.reason.Error()
-	}
-	return &actor.Error{Code: actor.CodeAborted, Outcome: actor.Ran, Remote: true, Reset: true, Message: text, Object: b.id}
+	return b.settled(ctx, r, wait)
 }

@@ -1,74 +1,122 @@
 package host
 
-// Reset: the event that runs on a panicked or aborted. The activation is thrown away with what the event wrote since its last
-// Submit. Batches submitted before go on, they belong to earlier events (or to a Sync that this event was told has happened), and
-// replies of earlier events stay at the gate: they saw nothing of this event. The reply of this one (an error) is held like any
-// other, since it may tell of what is not yet applied. Waiting events go to a new activation, which sees the object's overlay.
-func (t *Tenure) Reset(out []Action, a *Activation, e End) []Action {
-	o, ev := a.o, t.stop(a)
+// Reset: ev panicked or aborted. The activation is thrown away with what the event wrote since its last Submit. Batches submitted before go
+// on, they belong to earlier events (or to a Sync that this event was told has happened), and replies of earlier events stay at the
+// gate: they saw nothing of this event. The reply of this one (an error) is held like any other, since it may tell of what is not
+// yet applied. Other events in progress get the reply others. Waiting events go to a new activation, which sees the object's overlay.
+func (t *Tenure) Reset(out []Action, ev *Event, e End, others any) []Action {
+	a, o := ev.a, ev.a.o
+	out = t.stop(out, ev)
 	e.Writes = nil
-	if t.lost {
+	switch {
+	case ev.answered:
+		return t.rest(out, a)
+	case t.lost:
 		e.Denied = true
-		return t.endedLost(out, a, ev, &e)
+		return t.endedLost(out, ev, &e)
 	}
 	out = t.drop(out, a)
-	out = t.hold(out, o, ev, &e)
-	out = t.start(out, o)
-	t.forget(o)
-	return out
+	if !ev.task {
+		out = t.hold(out, o, ev, &e)
+	}
+	out = t.answerAll(out, a, others)
+	return t.renew(out, a)
 }
 
-// Failed: the constructor of a failed before its first event. That event and all that wait with it get e.Reply, which is held like
-// any other (the constructor may have read what is not yet applied). The next event tries again on a new activation.
-func (t *Tenure) Failed(out []Action, a *Activation, e End) []Action {
-	o, ev := a.o, t.stop(a)
+// Failed: the constructor of ev's activation failed before its first event. That event and all that wait with it get e.Reply, which is
+// held like any other (the constructor may have read what is not yet applied). The next event tries again on a new activation.
+func (t *Tenure) Failed(out []Action, ev *Event, e End) []Action {
+	a, o := ev.a, ev.a.o
+	out = t.stop(out, ev)
 	e.Writes = nil
-	if t.lost {
+	switch {
+	case ev.answered:
+		return t.rest(out, a)
+	case t.lost:
 		e.Denied = true
-		return t.endedLost(out, a, ev, &e)
+		return t.endedLost(out, ev, &e)
 	}
 	out = t.drop(out, a)
 	round, after := ev.round, ev.after
-	out = t.hold(out, o, ev, &e)
-	for o.first != nil {
-		ev = o.pop()
-		ev.round, ev.after = round, after
+	if !ev.task {
 		out = t.hold(out, o, ev, &e)
 	}
-	t.forget(o)
+	out = t.answerAll(out, a, e.Reply)
+	out = t.failQueued(out, o, &e, round, after)
+	return t.renew(out, a)
+}
+
+// Break throws a away though no event of it ends: those in progress are answered with running, and go on without effect. Those that wait are
+// answered with queued if that is not nil, and else go to a new activation.
+func (t *Tenure) Break(out []Action, a *Activation, running, queued any) []Action {
+	if a.gone || t.lost {
+		return out
+	}
+	out = t.drop(out, a)
+	out = t.answerAll(out, a, running)
+	if queued != nil {
+		out = t.failQueued(out, a.o, &End{Reply: queued}, t.round, t.next)
+	}
+	return t.renew(out, a)
+}
+
+// answerAll holds reply for all events in progress on a that have none yet.
+func (t *Tenure) answerAll(out []Action, a *Activation, reply any) []Action {
+	for n := a.progress.first; n != nil; n = n.next {
+		ev := n.value
+		if ev.answered {
+			continue
+		}
+		ev.answered = true
+		if !ev.task {
+			out = t.hold(out, a.o, ev, &End{Reply: reply})
+		}
+	}
 	return out
 }
 
-// Skip: the event that was started on a did not run, and its caller gets reply at once: nothing was computed that could be held.
-func (t *Tenure) Skip(out []Action, a *Activation, reply any) []Action {
-	o, ev := a.o, t.stop(a)
-	o.answered(ev)
-	out = append(out, Action{Kind: ActRespond, Event: ev, Reply: reply})
-	if t.lost {
+func (t *Tenure) failQueued(out []Action, o *object, e *End, round, after uint64) []Action {
+	for _, q := range []*eventQueue{&o.inner, &o.mailbox} {
+		for q.first != nil {
+			ev := q.pop()
+			ev.round, ev.after = round, after
+			out = t.hold(out, o, ev, e)
+		}
+	}
+	return out
+}
+
+// renew goes on after a was dropped: with the events on it that are in progress, and with the object on a new activation.
+func (t *Tenure) renew(out []Action, a *Activation) []Action {
+	out = t.advance(out, a)
+	out = t.start(out, a.o)
+	t.forget(a.o)
+	return out
+}
+
+// Skip: ev was started but its code was not entered, and its caller gets reply at once: nothing was computed that could be held.
+func (t *Tenure) Skip(out []Action, ev *Event, reply any) []Action {
+	a := ev.a
+	out = t.stop(out, ev)
+	if !ev.task && !ev.answered {
+		a.o.answered(ev)
+		out = append(out, Action{Kind: ActRespond, Event: ev, Reply: reply})
+	}
+	if t.lost && a.busy == 0 && !a.gone {
 		return t.drop(out, a)
 	}
 	return t.rest(out, a)
 }
 
-// Discard throws a away if no event runs on it; else it does nothing and returns false.
+// Discard throws a away if no event of it is in progress; else it does nothing and returns false.
 func (t *Tenure) Discard(out []Action, a *Activation) ([]Action, bool) {
-	if a.running != nil {
+	if a.busy > 0 {
 		return out, false
 	}
-	if a.o.act != a {
+	if a.gone {
 		return out, true
 	}
-	t.idle.remove(&a.node)
-	out = t.drop(out, a)
-	out = t.start(out, a.o)
-	t.forget(a.o)
-	return out, true
-}
-
-func (t *Tenure) drop(out []Action, a *Activation) []Action {
-	a.o.act = nil
-	t.activations--
-	return append(out, Action{Kind: ActDrop, Activation: a})
+	return t.renew(t.drop(out, a), a), true
 }
 
 // forget removes an object of which nothing is left.
@@ -119,11 +167,13 @@ func (t *Tenure) Drain(out []Action) []Action {
 // Resume takes Drain back.
 func (t *Tenure) Resume() { t.draining = false }
 
-// EachRunning calls fn for the events that run.
+// EachRunning calls fn for the events in progress, but not those of activations that were dropped.
 func (t *Tenure) EachRunning(fn func(*Event)) {
 	for n := t.all.first; n != nil; n = n.next {
-		if a := n.value.act; a != nil && a.running != nil {
-			fn(a.running)
+		if a := n.value.act; a != nil {
+			for p := a.progress.first; p != nil; p = p.next {
+				fn(p.value)
+			}
 		}
 	}
 }

@@ -20,6 +20,7 @@ type run struct {
 	call   *Call
 	class  *class
 	method *actor.Method
+	task   func(context.Context) error // instead of a method: what WaitUntil was given
 	s      *shard
 	a      *Activation
 	b      *instance // nil until the activation has one
@@ -29,8 +30,12 @@ type run struct {
 	touched atomic.Bool // storage was used
 	denied  atomic.Bool // and refused it
 
+	out atomic.Bool // the event is outside: it has given its turn away
+
 	mu      sync.Mutex
-	over    bool // the code has returned: storage is closed to it
+	over    bool          // the code has returned: storage is closed to it
+	back    chan struct{} // while a goroutine of the event asks for the turn: closed when it is there
+	depth   int           // of critical sections
 	pending pending
 	inner   context.Context // made by the first Done
 	cancel2 context.CancelFunc
@@ -65,7 +70,7 @@ func (r *run) exec() (e ending) {
 			return
 		}
 		kind := resetting
-		if r.a.Data == nil {
+		if r.b == nil || !r.b.born.Load() {
 			kind = unborn
 		}
 		if p := recover(); p != nil {
@@ -95,9 +100,12 @@ func (r *run) body() ending {
 	if err := r.begin(); err != nil {
 		return r.fail(skipped, err)
 	}
-	arg, bad := r.method.Decode(enc, r.call.Arg, h.opts.Skim)
-	if bad != nil {
-		return r.fail(skipped, bad)
+	var arg actor.Arg
+	if r.method != nil {
+		var bad *actor.Error
+		if arg, bad = r.method.Decode(enc, r.call.Arg, h.opts.Skim); bad != nil {
+			return r.fail(skipped, bad)
+		}
 	}
 	h.counts.started.Add(1)
 	defer h.counts.ended.Add(1)
@@ -109,7 +117,15 @@ func (r *run) body() ending {
 			return r.fail(returned, r.late())
 		}
 	}
-	r.b = r.a.Data.(*instance)
+	if r.b = r.a.Data.(*instance); !r.b.born.Load() { // the constructor waits for a call that comes back
+		return r.fail(skipped, r.call.cycle())
+	}
+	if r.task != nil {
+		if err := r.task(r); err != nil {
+			h.log.Warn("a task of WaitUntil failed", "object", r.Object.String(), "cause", err)
+		}
+		return returned
+	}
 	value, enc, err := r.method.Call(r, r.b.object, arg, enc)
 	if err != nil {
 		return r.fail(returned, actor.Returned(err))
@@ -159,25 +175,44 @@ func (r *run) late() *actor.Error {
 	return refused(actor.CodeDeadline, r.Object, "the deadline passed before the event could start")
 }
 
-// construct makes the activation's instance. The constructor is not bound by the deadline of the call that happens to come first.
+// construct makes the activation's instance, in a critical section: no event is let in before it is there. The constructor is not bound by the
+// deadline of the call that happens to come first.
 func (r *run) construct() *actor.Error {
 	h := r.s.h
-	r.b = &instance{s: r.s, a: r.a, id: r.Object, prefix: store.ObjectPrefix(r.Object.Class, r.Object.Key)}
-	state := actor.NewState(actor.StateConfig{ID: r.Object, Backend: r.b, Logger: h.log.With("object", r.Object.String()), Abort: r.b.abort})
+	b := &instance{s: r.s, a: r.a, id: r.Object, prefix: store.ObjectPrefix(r.Object.Class, r.Object.Key)}
+	r.b = b
+	r.s.mu.Lock()
+	r.a.Data = b
+	r.s.t.Pin(&r.Event)
+	r.s.mu.Unlock()
+	state := actor.NewState(actor.StateConfig{ID: r.Object, Backend: b, Logger: h.log.With("object", r.Object.String()), Runtime: b})
 	object, err := r.class.New(construction{r}, state)
+	if err == nil {
+		if e := b.broken.Load(); e != nil {
+			err = e
+		}
+	}
 	if err != nil {
 		e := &actor.Error{Code: actor.CodeConstructor, Outcome: actor.DidNotRun, Remote: true, Reset: true, Object: r.Object}
 		e.Message = fmt.Sprintf("the constructor of %s failed: %v", r.Object.Class, err)
 		return e.WithCause(err)
 	}
-	r.b.object = object
-	r.a.Data = r.b
-	if h.live.Add(1) > int64(h.opts.MaxActivations) {
-		select {
-		case h.crowd <- struct{}{}:
-		default:
+	var buf acts
+	r.s.mu.Lock()
+	b.object = object
+	b.born.Store(true)
+	if !r.a.gone {
+		b.counted = true
+		if h.live.Add(1) > int64(h.opts.MaxActivations) {
+			select {
+			case h.crowd <- struct{}{}:
+			default:
+			}
 		}
 	}
+	out := r.s.t.Unpin(buf[:0], &r.Event)
+	r.s.settle(out)
+	r.s.do(out)
 	return nil
 }
 
@@ -200,26 +235,30 @@ func (r *run) cancel() {
 // respond answers the caller. The result may be shared with other events whose constructor failed with this one's.
 func (r *run) respond(res *Result) {
 	h := r.s.h
-	if res != &r.res {
-		r.res = *res
-		if res.Err != nil {
+	if res != &r.res { // which the event's code may be about to write, if it was reset meanwhile
+		shared := *res
+		if res = &shared; res.Err != nil {
 			e := *res.Err
-			r.res.Err = &e
+			res.Err = &e
 		}
 	}
-	if r.res.Err != nil {
-		if r.res.Err.Outcome == actor.DidNotRun {
+	if res.Err != nil {
+		if res.Err.Outcome == actor.DidNotRun {
 			h.counts.refused.Add(1)
 		} else {
 			h.counts.failed.Add(1)
 		}
 	}
-	r.answer()
+	r.answer(res)
 }
 
 // refuse answers the caller with why the Tenure refused the event.
 func (r *run) refuse(why Why, o actor.Outcome, lost *store.MovedError) {
 	h := r.s.h
+	if r.task != nil {
+		h.log.Warn("a task of WaitUntil was dropped with its activation", "object", r.Object.String(), "reason", why.String())
+		return
+	}
 	var err *actor.Error
 	switch {
 	case o != actor.DidNotRun:
@@ -229,23 +268,26 @@ func (r *run) refuse(why Why, o actor.Outcome, lost *store.MovedError) {
 		err = overloaded(r.Object, textCount)
 	case why == WhyBytes:
 		err = overloaded(r.Object, textBytes)
+	case why == WhyAge:
+		err = overloaded(r.Object, textAge)
+	case why == WhyRate:
+		err = overloaded(r.Object, textRate)
 	default:
 		err = h.elsewhere(r.Object, moving)
 	}
 	if o == actor.DidNotRun {
 		h.counts.refused.Add(1)
 	}
-	r.res = Result{Err: err}
-	r.answer()
+	r.answer(&Result{Err: err})
 }
 
-func (r *run) answer() {
+func (r *run) answer(res *Result) {
 	r.s.h.bytes.Add(-int64(r.Bytes))
-	r.res.Epoch, r.res.Token = uint64(r.s.lease.Epoch()), uint64(r.s.lease.Token())
-	if e := r.res.Err; e != nil && e.Token == 0 {
-		e.Epoch, e.Token = r.res.Epoch, r.res.Token
+	res.Epoch, res.Token = uint64(r.s.lease.Epoch()), uint64(r.s.lease.Token())
+	if e := res.Err; e != nil && e.Token == 0 {
+		e.Epoch, e.Token = res.Epoch, res.Token
 	}
-	r.call.Respond(&r.res)
+	r.call.Respond(res)
 }
 
 // The methods of context.Context.

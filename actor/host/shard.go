@@ -149,9 +149,12 @@ func (s *shard) cut() {
 // settle does what must be done under the lock.
 func (s *shard) settle(out []Action) {
 	for i := range out {
-		if out[i].Kind == ActConfirm {
+		switch out[i].Kind {
+		case ActConfirm:
 			s.lease.Confirm(out[i].Round)
 			s.h.counts.confirms.Add(1)
+		case ActDrop:
+			s.dropped(out[i].Activation)
 		}
 	}
 	if s.draining && !s.isQuiet && s.t.Quiet() {
@@ -186,10 +189,12 @@ func (s *shard) perform(out []Action) (next *Activation, nextRun *run) {
 		case ActRefuse:
 			a.Event.Data.(*run).refuse(a.Why, a.Outcome, why)
 		case ActWake:
-			w := a.Waiter.(chan bool) // has room for one
-			w <- a.Why == 0
-		case ActDrop:
-			s.dropped(a.Activation)
+			switch w := a.Waiter.(type) {
+			case chan Why: // has room for one
+				w <- a.Why
+			case *outCall:
+				w.opened(a.Why)
+			}
 		}
 	}
 	return next, nextRun
@@ -210,13 +215,12 @@ func (s *shard) end(r *run, e ending) (*Activation, *run) {
 	for {
 		s.mu.Lock()
 		out, err := buf[:0], error(nil)
-		if b := r.b; b != nil && b.aborted.Load() != nil {
-			if e != unborn {
-				e = resetting
+		if b := r.b; b != nil && e == returned {
+			if err := b.broken.Load(); err != nil {
+				e = r.fail(resetting, err.of(actor.Ran))
 			}
-			r.fail(e, b.abortError())
 		}
-		if e == returned && len(writes) > 0 && !s.t.IsLost() {
+		if e == returned && len(writes) > 0 && s.t.Broken(&r.Event) == 0 {
 			out, err = s.commit(out, writes)
 		}
 		if err == nil {
@@ -236,17 +240,21 @@ func (s *shard) ended(out []Action, r *run, e ending, writes []store.Write) []Ac
 	end := End{Writes: writes, Reply: &r.res, Bytes: len(r.res.Value) + callOverhead, Touched: r.touched.Load(), Denied: r.denied.Load(), Proved: r.proved}
 	switch e {
 	case returned:
-		return s.t.Ended(out, r.a, end)
+		return s.t.Ended(out, &r.Event, end)
 	case skipped:
-		return s.t.Skip(out, r.a, &r.res)
+		return s.t.Skip(out, &r.Event, &r.res)
 	case unborn:
 		s.h.counts.resets.Add(1)
 		shared := r.res // by all that waited for the constructor; each makes a copy of it
 		end.Reply = &shared
-		return s.t.Failed(out, r.a, end)
+		return s.t.Failed(out, &r.Event, end)
 	default:
 		s.h.counts.resets.Add(1)
-		return s.t.Reset(out, r.a, end)
+		others := &Result{Err: fatal{r.res.Err}.of(actor.MayHaveRun)}
+		if r.b != nil {
+			r.b.broken.CompareAndSwap(nil, &fatal{others.Err})
+		}
+		return s.t.Reset(out, &r.Event, end, others)
 	}
 }
 
@@ -297,8 +305,8 @@ func (s *shard) waitSpace(done <-chan struct{}, limit time.Duration, space chan 
 }
 
 func (s *shard) dropped(a *Activation) {
-	if a.Data != nil {
-		a.Data = nil
+	if b, _ := a.Data.(*instance); b != nil && b.counted {
+		b.counted = false
 		s.h.live.Add(-1)
 	}
 }

@@ -9,8 +9,8 @@ import (
 // behind which replies wait. It is a machine: not safe for concurrent use, no goroutines, no clock, and the same calls give the same
 // actions. Methods append what is to be done to out; actions are done in order, ActSubmit and ActConfirm before the next call.
 //
-// Per object at most one event runs. The next is started when the one before has ended, though its writes are not yet applied: they
-// are seen through the overlay. A reply is held until
+// Per object at most one event has the turn, that is runs (turn.go). The next is started when the one before has ended, though its writes
+// are not yet applied: they are seen through the overlay. A reply is held until
 //
 //  1. all batches that the object had submitted when the event ended are applied, and
 //  2. a confirming round begun after the event was started is answered, or a batch submitted after it was started is applied, or
@@ -37,7 +37,8 @@ type Tenure struct {
 	seq         uint64     // of the newest
 	unproved    heldHeap   // of those, the ones whose batch is applied
 	due         []*held    // of those, the ones that the current step lets out
-	running     int
+	running     int        // events in progress
+	tasks       int        // queued
 	activations int
 	tick        uint64
 }
@@ -49,6 +50,10 @@ type Policy struct {
 	HeldBytes         int    // bytes of held replies above which the next event is not started
 	CacheBytes        int    // bytes of values kept in memory beside those not yet applied
 	IdleTicks         uint64 // ticks after which an idle activation is dropped
+	MaxAge            uint64 // ticks that the first event of a mailbox may have waited when one more is taken; 0: for ever
+	Window            int    // events taken per object in windowTicks ticks; 0: any number
+	Interleaved       bool   // other events run while one is outside
+	Reentrant         bool   // an event that an outside one waits for runs meanwhile; implied by Interleaved
 	AllowStaleReplies bool   // replies do not wait for a confirmation, and one that touched nothing survives the loss of the token
 }
 
@@ -56,9 +61,10 @@ type Policy struct {
 type Activation struct {
 	Data any // of who drives the Tenure: the class's instance
 
-	o       *object
-	running *Event
-	since   uint64 // tick at which it became idle
+	o     *object
+	gone  bool   // dropped; events that are still in progress on it take turns, but neither write nor answer
+	since uint64 // tick at which it became idle
+	turns
 	node[Activation]
 }
 
@@ -70,10 +76,13 @@ type object struct {
 	policy *Policy
 	act    *Activation // nil until the first event, and after a reset until the next
 
-	first, last *Event // mailbox
-	unanswered  int    // events delivered and not yet answered
-	bytes       int    // of those, and of their held replies
-	heldBytes   int    // of held replies
+	mailbox    eventQueue
+	inner      eventQueue // those that an event in progress waits for
+	unanswered int        // events delivered and not yet answered
+	bytes      int        // of those, and of their held replies
+	heldBytes  int        // of held replies
+	window     uint64     // tick at which the present window of arrivals began
+	arrivals   int        // in it
 
 	pos uint64 // newest batch submitted
 	overlay
@@ -108,12 +117,13 @@ func (t *Tenure) Deliver(out []Action, ev *Event, p *Policy) []Action {
 	}
 	o.unanswered++
 	o.bytes += ev.Bytes
-	if o.last == nil {
-		o.first = ev
+	o.arrive(t.tick)
+	ev.since = t.tick
+	if t.isInner(o, ev) {
+		o.inner.push(ev)
 	} else {
-		o.last.next = ev
+		o.mailbox.push(ev)
 	}
-	o.last = ev
 	return t.start(out, o)
 }
 
@@ -121,7 +131,7 @@ func (t *Tenure) refuses(o *object, ev *Event, p *Policy) Why {
 	switch {
 	case t.lost:
 		return WhyMoved
-	case t.draining:
+	case t.draining && !(o != nil && t.isInner(o, ev)):
 		return WhyDraining
 	case o == nil || o.unanswered == 0:
 		return 0
@@ -129,40 +139,25 @@ func (t *Tenure) refuses(o *object, ev *Event, p *Policy) Why {
 		return WhyCount
 	case o.bytes+ev.Bytes > p.MailboxBytes:
 		return WhyBytes
+	case p.MaxAge > 0 && o.mailbox.first != nil && t.tick-o.mailbox.first.since > p.MaxAge:
+		return WhyAge
+	case p.Window > 0 && t.tick-o.window < windowTicks && o.arrivals >= p.Window:
+		return WhyRate
 	}
 	return 0
 }
 
-// start begins the object's next event if it may run now.
-func (t *Tenure) start(out []Action, o *object) []Action {
-	if o.first == nil || t.lost || t.draining || o.act != nil && o.act.running != nil || o.heldBytes > o.policy.HeldBytes {
-		return out
-	}
-	a := o.act
-	if a == nil {
-		a = &Activation{o: o}
-		a.node.value = a
-		o.act = a
-		t.activations++
-	}
-	t.idle.remove(&a.node)
-	ev := o.pop()
-	ev.round, ev.after = t.round, t.next
-	if mutJoinEarlierRound() && t.round > t.confirmed {
-		ev.round--
-	}
-	a.running = ev
-	t.running++
-	return append(out, Action{Kind: ActStart, Activation: a, Event: ev})
-}
+// windowTicks is how long arrivals are counted together.
+const windowTicks = 10
 
-func (o *object) pop() *Event {
-	ev := o.first
-	if o.first = ev.next; o.first == nil {
-		o.last = nil
+func (o *object) arrive(tick uint64) {
+	if o.policy.Window <= 0 {
+		return
 	}
-	ev.next = nil
-	return ev
+	if tick-o.window >= windowTicks || o.arrivals == 0 {
+		o.window, o.arrivals = tick, 0
+	}
+	o.arrivals++
 }
 
 // End is how the code of an event ended.
@@ -175,44 +170,38 @@ type End struct {
 	Proved  bool          // the lease was valid, by the clock, at some moment since the event was started
 }
 
-// Ended: the code of the event that ran on a has returned.
-func (t *Tenure) Ended(out []Action, a *Activation, e End) []Action {
-	o, ev := a.o, t.stop(a)
-	if t.lost {
-		return t.endedLost(out, a, ev, &e)
+// Ended: the code of ev has returned.
+func (t *Tenure) Ended(out []Action, ev *Event, e End) []Action {
+	a, o := ev.a, ev.a.o
+	out = t.stop(out, ev)
+	switch {
+	case ev.answered:
+		return t.rest(out, a)
+	case t.lost:
+		return t.endedLost(out, ev, &e)
 	}
 	if len(e.Writes) > 0 {
 		out = t.submit(out, o, e.Writes)
 	}
-	out = t.hold(out, o, ev, &e)
+	if !ev.task {
+		out = t.hold(out, o, ev, &e)
+	}
 	return t.rest(out, a)
 }
 
-// stop notes that nothing runs on a any more; rest goes on with what waits for a, or lets it lie idle.
-func (t *Tenure) stop(a *Activation) *Event {
-	ev := a.running
-	a.running = nil
-	t.running--
-	return ev
-}
-
-func (t *Tenure) rest(out []Action, a *Activation) []Action {
-	if out = t.start(out, a.o); a.running == nil {
-		a.since = t.tick
-		t.idle.pushBack(&a.node)
-	}
-	return out
-}
-
 // endedLost: nothing leaves a lost tenure but the reply of a class that allows it, of an event to which the loss made no difference.
-func (t *Tenure) endedLost(out []Action, a *Activation, ev *Event, e *End) []Action {
+func (t *Tenure) endedLost(out []Action, ev *Event, e *End) []Action {
+	a := ev.a
 	stale := a.o.policy.AllowStaleReplies && !e.Denied && len(e.Writes) == 0 && a.o.pos <= t.applied
 	if stale || mutStaleRelease() {
 		out = append(out, Action{Kind: ActRespond, Event: ev, Reply: e.Reply})
 	} else {
 		out = append(out, Action{Kind: ActRefuse, Event: ev, Why: WhyMoved, Outcome: actor.MayHaveRun})
 	}
-	return t.drop(out, a)
+	if a.busy == 0 && !a.gone {
+		return t.drop(out, a)
+	}
+	return t.rest(out, a)
 }
 
 // Submit: the event that runs on a commits what it wrote so far and goes on (before it waits for its writes, or calls out).
@@ -249,7 +238,7 @@ func (t *Tenure) Await(out []Action, a *Activation, waiter any) []Action {
 // Submitted is the newest batch.
 func (t *Tenure) Submitted() uint64 { return t.next }
 
-// Running is how many events run.
+// Running is how many events are in progress: they have their activation's turn, or wait for it to come back.
 func (t *Tenure) Running() int { return t.running }
 
 // Activations is how many are in memory.
@@ -260,7 +249,7 @@ func (t *Tenure) Held() int { return t.holding }
 
 // Quiet says that nothing runs, nothing is held and everything submitted is applied.
 func (t *Tenure) Quiet() bool {
-	return t.running == 0 && t.holding == 0 && (t.lost || t.applied == t.next)
+	return t.running == 0 && t.tasks == 0 && t.holding == 0 && (t.lost || t.applied == t.next)
 }
 
 // IsLost reports whether the token is over.

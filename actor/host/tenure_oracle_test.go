@@ -228,14 +228,14 @@ func (o *oracle) endSomehow(w *watched) {
 		o.note("end on %v, %d writes", w.id, len(end.Writes))
 		e.ended = o.clock
 		w.held = append(w.held, e)
-		o.do(o.ten.Ended(nil, w.act, end))
+		o.do(o.ten.Ended(nil, &e.Event, end))
 	case n < 17:
 		o.note("reset on %v", w.id)
 		e.ended, e.denied = o.clock, o.lost
 		w.held = append(w.held, e)
 		w.reset = w.act
 		end.Writes = o.randomWrites(w)
-		o.do(o.ten.Reset(nil, w.act, end))
+		o.do(o.ten.Reset(nil, &e.Event, end, nil))
 	case n < 18:
 		o.note("constructor failed on %v", w.id)
 		w.reset = w.act
@@ -245,11 +245,11 @@ func (o *oracle) endSomehow(w *watched) {
 			o.clock++
 		}
 		w.queue = nil
-		o.do(o.ten.Failed(nil, w.act, end))
+		o.do(o.ten.Failed(nil, &e.Event, end))
 	default:
 		o.note("skip on %v", w.id)
 		e.skipped = true
-		o.do(o.ten.Skip(nil, w.act, e))
+		o.do(o.ten.Skip(nil, &e.Event, e))
 	}
 }
 

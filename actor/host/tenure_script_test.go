@@ -93,6 +93,7 @@ func (s *script) command(f []string) []string {
 		s.setPolicy(f[1:])
 	case "deliver":
 		ev := &Event{Object: actor.ID{Class: "C", Key: arg(2)}, Bytes: 260, Data: arg(1)}
+		ev.Inner = arg(3) == "inner"
 		if size, ok := strings.CutPrefix(arg(3), "bytes="); ok {
 			k, _ := strconv.Atoi(size)
 			ev.Bytes += k
@@ -101,9 +102,37 @@ func (s *script) command(f []string) []string {
 		acts = s.t.Deliver(nil, ev, &s.policy)
 	case "ended", "reset", "failed":
 		e := s.end(f[1:])
-		acts = map[string]func([]Action, *Activation, End) []Action{"ended": s.t.Ended, "reset": s.t.Reset, "failed": s.t.Failed}[f[0]](nil, s.ran[arg(1)], e)
+		switch ev := s.events[arg(1)]; f[0] {
+		case "ended":
+			acts = s.t.Ended(nil, ev, e)
+		case "reset":
+			acts = s.t.Reset(nil, ev, e, "reset of another")
+		case "failed":
+			acts = s.t.Failed(nil, ev, e)
+		}
 	case "skip":
-		acts = s.t.Skip(nil, s.ran[arg(1)], "expired")
+		acts = s.t.Skip(nil, s.events[arg(1)], "expired")
+	case "yield":
+		acts = s.t.Yield(nil, s.events[arg(1)])
+	case "regain":
+		acts = s.t.Regain(nil, s.events[arg(1)], "turn of "+arg(1))
+	case "pin":
+		s.t.Pin(s.events[arg(1)])
+	case "unpin":
+		acts = s.t.Unpin(nil, s.events[arg(1)])
+	case "break":
+		var queued any
+		if arg(2) != "" {
+			queued = arg(2)
+		}
+		acts = s.t.Break(nil, s.ran[arg(1)], "broken", queued)
+	case "task":
+		ev := &Event{Object: s.ran[arg(2)].Object(), Data: arg(1)}
+		s.events[arg(1)] = ev
+		var ok bool
+		if acts, ok = s.t.Task(nil, s.ran[arg(2)], ev); !ok {
+			return []string{"refused"}
+		}
 	case "submit":
 		acts = s.t.Submit(nil, s.ran[arg(1)], s.end(f[1:]).Writes)
 	case "await":
@@ -158,6 +187,14 @@ func (s *script) setPolicy(f []string) {
 			s.policy.CacheBytes = n
 		case "stale":
 			s.policy.AllowStaleReplies = true
+		case "interleaved":
+			s.policy.Interleaved = true
+		case "reentrant":
+			s.policy.Reentrant = true
+		case "age":
+			s.policy.MaxAge = uint64(n)
+		case "window":
+			s.policy.Window = n
 		}
 	}
 }

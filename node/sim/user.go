@@ -205,7 +205,7 @@ func (u *running) panics() {
 	u.s.r.n.w.stats.Panics++
 	u.failed, u.over, u.writes = true, true, nil
 	u.pos = u.s.last[u.q.object]
-	u.s.do(u.s.t.Reset(nil, u.a, host.End{Bytes: replyBytes, Touched: u.touch, Denied: u.denied, Proved: u.proved}))
+	u.s.do(u.s.t.Reset(nil, u.ev, host.End{Bytes: replyBytes, Touched: u.touch, Denied: u.denied, Proved: u.proved}, nil))
 }
 
 const replyBytes = 40
@@ -215,7 +215,7 @@ func (u *running) end() {
 		u.endElsewhere()
 	}
 	u.over = true
-	u.took(u.s.t.Ended(nil, u.a, host.End{Writes: u.writes, Bytes: replyBytes, Touched: u.touch, Denied: u.denied, Proved: u.proved}))
+	u.took(u.s.t.Ended(nil, u.ev, host.End{Writes: u.writes, Bytes: replyBytes, Touched: u.touch, Denied: u.denied, Proved: u.proved}))
 }
 
 // took notes which batch the reply depends on before it does what is to be done.
