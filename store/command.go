@@ -42,7 +42,7 @@ const (
 )
 
 // WriteSize is what a write counts against the byte limits.
-func WriteSize(w *Write) int { return len(w.Key) + len(w.Value) + 8 }
+func WriteSize(w *Write) int { return len(w.Key) + len(w.Value) + len(w.End) + 8 }
 
 // AppendAcquire appends the log form of an acquire.
 func AppendAcquire(b []byte, a Acquire) []byte {
@@ -70,23 +70,23 @@ func AppendBatchHead(b []byte, t Token, seq uint64, count uint32) []byte {
 }
 
 const (
-	writePut    byte = 1
-	writeDelete byte = 2
+	writePut         byte = 1
+	writeDelete      byte = 2
+	writeDeleteRange byte = 3
 )
 
 // AppendWrite appends one write of a batch entry.
 func AppendWrite(b []byte, w *Write) []byte {
-	if w.Delete {
-		b = append(b, writeDelete)
-		b = binary.AppendUvarint(b, uint64(len(w.Key)))
-		return append(b, w.Key...)
+	switch {
+	case w.IsRange():
+		return appendBytes(appendBytes(append(b, writeDeleteRange), w.Key), w.End)
+	case w.Delete:
+		return appendBytes(append(b, writeDelete), w.Key)
 	}
-	b = append(b, writePut)
-	b = binary.AppendUvarint(b, uint64(len(w.Key)))
-	b = append(b, w.Key...)
-	b = binary.AppendUvarint(b, uint64(len(w.Value)))
-	return append(b, w.Value...)
+	return appendBytes(appendBytes(append(b, writePut), w.Key), w.Value)
 }
+
+func appendBytes(b, v []byte) []byte { return append(binary.AppendUvarint(b, uint64(len(v))), v...) }
 
 // DecodeCommand reads one entry into c, reusing c.Writes. Keys and values alias b.
 func DecodeCommand(b []byte, c *Command) error {
@@ -128,6 +128,10 @@ func decodeBatch(d *decoder, c *Command) {
 			w.Value = d.bytes()
 		case writeDelete:
 			w.Key = d.bytes()
+			w.Delete = true
+		case writeDeleteRange:
+			w.Key = d.bytes()
+			w.End = d.bytes()
 			w.Delete = true
 		default:
 			d.fail("write of kind %d", op)

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -154,6 +155,11 @@ func (b *Batch) ApplyWrites(g ring.GroupID, writes []Write) {
 		switch {
 		case !b.room(len(b.key) + len(w.Value)):
 			return
+		case w.IsRange():
+			// Pebble's memtable must not see a range that ends before it begins.
+			if bytes.Compare(w.Key, w.End) < 0 {
+				b.deleteRange(b.key, append(b.key[:dataPrefixLen:dataPrefixLen], w.End...))
+			}
 		case w.Delete:
 			b.Fail(b.b.Delete(b.key, nil))
 		default:

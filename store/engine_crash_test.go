@@ -67,10 +67,19 @@ func (m *crashModel) step(t *testing.T, e *Engine, b *Batch) {
 		default:
 			k := fmt.Sprint("k", m.rng.IntN(10))
 			w := Write{Key: []byte(k), Value: append(fmt.Append(nil, n), make([]byte, m.rng.IntN(3000))...), Delete: m.rng.IntN(4) == 0}
-			b.ApplyWrites(g, []Write{w})
-			if next[crashKey(g, k)] = string(w.Value); w.Delete {
-				delete(next, crashKey(g, k))
+			if w.Delete && m.rng.IntN(2) == 0 {
+				w.End = fmt.Append(nil, "k", m.rng.IntN(10))
 			}
+			b.ApplyWrites(g, []Write{w, {Key: []byte("last"), Value: fmt.Append(nil, n)}})
+			if !w.Delete {
+				next[crashKey(g, k)] = string(w.Value)
+			}
+			for i := range 10 {
+				if k := fmt.Sprint("k", i); w.Removes([]byte(k)) {
+					delete(next, crashKey(g, k))
+				}
+			}
+			next[crashKey(g, "last")] = fmt.Sprint(n)
 		}
 	}
 	b.SetRecord(1, RecordConf, binary.BigEndian.AppendUint32(nil, uint32(n))) // the batch's number

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -37,10 +38,14 @@ func TestReaderAgainstModel(t *testing.T) {
 			var ws []Write
 			for range 1 + rng.IntN(5) {
 				w := Write{Key: randKey(rng), Value: fmt.Append(nil, round), Delete: rng.IntN(3) == 0}
-				ws = append(ws, w)
-				if m[string(w.Key)] = string(w.Value); w.Delete {
-					delete(m, string(w.Key))
+				if w.Delete && rng.IntN(3) == 0 {
+					w.End = randKey(rng) // often before the beginning
 				}
+				ws = append(ws, w)
+				if !w.Delete {
+					m[string(w.Key)] = string(w.Value)
+				}
+				maps.DeleteFunc(m, func(k, _ string) bool { return w.Removes([]byte(k)) })
 			}
 			b.ApplyWrites(g, ws)
 		}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,12 +12,25 @@ import (
 // Token names one taking-over of a shard: the log index of its accepted acquire. 0 means none. Within a shard tokens only grow.
 type Token uint64
 
-// Write is one effect on a shard's state: Value is stored under Key, or Key is removed if Delete is set.
+// Write is one effect on a shard's state: Value is stored under Key; or, if Delete is set, Key is removed; or, if End is not nil as well, all
+// keys from Key up to and without End, however many: none if End is not beyond Key. End without Delete means nothing.
 // Keys are relative to the shard; [ObjectPrefix] begins those of an object.
 type Write struct {
 	Key    []byte
 	Value  []byte
+	End    []byte
 	Delete bool
+}
+
+// IsRange reports whether w removes a range of keys.
+func (w *Write) IsRange() bool { return w.Delete && w.End != nil }
+
+// Removes reports whether key does not exist just after w.
+func (w *Write) Removes(key []byte) bool {
+	if w.IsRange() {
+		return bytes.Compare(w.Key, key) <= 0 && bytes.Compare(key, w.End) < 0
+	}
+	return w.Delete && bytes.Equal(w.Key, key)
 }
 
 // Reader reads a shard's applied state. Safe for concurrent use. Keys are relative to the shard.
@@ -97,18 +111,31 @@ var (
 const (
 	kindObject byte = 1
 	kindSystem byte = 2 // the system shard's records
+	kindMeta   byte = 3 // what the host keeps about an object
 )
+
+// The records that the host keeps about an object. Numbers only grow, and a number once used keeps its meaning.
+const (
+	MetaSize byte = 4 // bytes stored, of an object whose class limits them
+)
+
+// MetaKey is the key of a record that the host keeps about an object: kind ‖ class ‖ 0 ‖ key ‖ 0 ‖ record. Neither part may contain NUL.
+func MetaKey(class, key string, record byte) []byte {
+	b := appendObject(make([]byte, 0, len(class)+len(key)+4), kindMeta, class, key)
+	return append(b, record)
+}
 
 // SystemKey is the key of a record of the system shard.
 func SystemKey(name string) []byte { return append([]byte{kindSystem}, name...) }
 
 // ObjectPrefix is what all keys of an object's storage begin with: kind ‖ class ‖ 0 ‖ key ‖ 0. Neither part may contain NUL.
 func ObjectPrefix(class, key string) []byte {
-	b := make([]byte, 0, len(class)+len(key)+3)
-	b = append(b, kindObject)
-	b = append(b, class...)
-	b = append(b, 0)
-	b = append(b, key...)
+	return appendObject(make([]byte, 0, len(class)+len(key)+3), kindObject, class, key)
+}
+
+func appendObject(b []byte, kind byte, class, key string) []byte {
+	b = append(append(b, kind), class...)
+	b = append(append(b, 0), key...)
 	return append(b, 0)
 }
 

@@ -188,6 +188,15 @@ func (m *image) put(w *store.Write) { m.sum += putState(m.kv, w) }
 
 // putState applies a write to a state and says by how much its sum changes.
 func putState(kv map[string]string, w *store.Write) (delta uint64) {
+	if w.IsRange() {
+		for k, v := range kv {
+			if w.Removes([]byte(k)) {
+				delta -= pairSum([]byte(k), v)
+				delete(kv, k)
+			}
+		}
+		return delta
+	}
 	if old, ok := kv[string(w.Key)]; ok {
 		delta -= pairSum(w.Key, old)
 	}

@@ -106,6 +106,10 @@ func TestSnapshotCarriesAllOfAState(t *testing.T) {
 	for i := range 50 {
 		m.put(&store.Write{Key: []byte{byte(i % 7)}, Value: []byte(strings.Repeat("v", i))})
 	}
+	m.put(&store.Write{Key: []byte{2}, End: []byte{4}, Delete: true})
+	if len(m.kv) != 5 {
+		t.Fatalf("two of seven removed, left %v", m.kv)
+	}
 	kv, sum := decodeState(encodeState(m.kv))
 	if !reflect.DeepEqual(kv, m.kv) || sum != m.sum {
 		t.Fatalf("%v with sum %x became %v with sum %x", m.kv, m.sum, kv, sum)

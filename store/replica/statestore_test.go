@@ -3,6 +3,7 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -26,12 +27,15 @@ func (c crashFS) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCa
 }
 
 // The state after index i is a function of i alone, as it is for all replicas of a group: entry i writes i under key i mod 10
-// and deletes key i+3 mod 10; each seventh one changes the configuration. So what a crash left can be checked without
+// and deletes key i+3 mod 10, and now and then those beside it; each seventh one changes the configuration. So what a crash left can be checked without
 // knowing what was lost.
 func crashWrites(from, to uint64) (ws []store.Write) {
 	for i := from; i <= to; i++ {
 		ws = append(ws, store.Write{Key: fmt.Append(nil, "k", i%10), Value: fmt.Append(nil, i)},
 			store.Write{Key: fmt.Append(nil, "k", (i+3)%10), Delete: true})
+		if i%5 == 0 {
+			ws = append(ws, store.Write{Key: fmt.Append(nil, "k", (i+6)%10), End: fmt.Append(nil, "k", (i+9)%10), Delete: true})
+		}
 	}
 	return ws
 }
@@ -44,13 +48,19 @@ func crashConf(i uint64) *raftpb.ConfState {
 	return conf
 }
 
-func crashData(i uint64) (s string) {
+func crashState(i uint64) map[string]string {
 	m := make(map[string]string)
 	for _, w := range crashWrites(2, i) {
-		if m[string(w.Key)] = string(w.Value); w.Delete {
-			delete(m, string(w.Key))
+		if !w.Delete {
+			m[string(w.Key)] = string(w.Value)
 		}
+		maps.DeleteFunc(m, func(k, _ string) bool { return w.Removes([]byte(k)) })
 	}
+	return m
+}
+
+func crashData(i uint64) (s string) {
+	m := crashState(i)
 	for k := range 10 {
 		if v, ok := m[fmt.Sprint("k", k)]; ok {
 			s += fmt.Sprintf("k%d=%s ", k, v)
@@ -197,13 +207,7 @@ func (r *replicaRun) install(b *store.Batch, index uint64) {
 
 func addCrashData(t *testing.T, in *store.Install, index uint64) {
 	t.Helper()
-	have := make(map[string]string)
-	for _, w := range crashWrites(2, index) {
-		if have[string(w.Key)] = string(w.Value); w.Delete {
-			delete(have, string(w.Key))
-		}
-	}
-	for k, v := range have {
+	for k, v := range crashState(index) {
 		noErr(t, in.Add([]byte(k), []byte(v)))
 	}
 }
