@@ -25,9 +25,12 @@ type Backend interface {
 	Put(ctx context.Context, entries []Entry) error
 	// Delete adds deletions to the event's batch and returns how many of the keys existed. No key comes twice.
 	Delete(ctx context.Context, keys []string) (int, error)
+	// DeleteAll adds to the event's batch that all keys are removed, and the alarm.
+	DeleteAll(ctx context.Context) error
 	// List returns the entries with o.Start <= key and, if o.End is not empty, key < o.End, at most o.Limit if that is not zero. StartAfter
-	// and Prefix are empty: Storage has made them part of Start and End, which may be an empty range.
-	List(ctx context.Context, o ListOptions) ([]Entry, error)
+	// and Prefix are empty: Storage has made them part of Start and End, which may be an empty range. It ends with the entry with which there
+	// are more than maxBytes; more says that it did.
+	List(ctx context.Context, o ListOptions, maxBytes int) (entries []Entry, more bool, err error)
 	// Sync submits what the event has written and waits until all that the activation has submitted is durable.
 	Sync(ctx context.Context) error
 }

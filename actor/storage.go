@@ -42,8 +42,8 @@ type Value struct{ raw []byte }
 // NewValue is for hosts. raw is shared.
 func NewValue(raw []byte) Value { return Value{raw} }
 
-// Raw is the encoded value, shared.
-func (v Value) Raw() []byte { return v.raw }
+// SharedBytes is for hosts: the encoded value, which nobody may change.
+func SharedBytes(v Value) []byte { return v.raw }
 
 // Decode stores the value in into, a pointer. What it stores shares nothing with storage.
 func (v Value) Decode(into any) error { return Unmarshal(v.raw, into) }
@@ -52,16 +52,6 @@ func (v Value) Decode(into any) error { return Unmarshal(v.raw, into) }
 type Entry struct {
 	Key string
 	Value
-}
-
-// ListOptions select what List returns. The zero value selects everything.
-type ListOptions struct {
-	Start      string // the least key; inclusive
-	StartAfter string // the same, exclusive; not together with Start
-	End        string // exclusive; empty: no bound
-	Prefix     string // only keys that begin so
-	Reverse    bool   // from the greatest key down; Start and End keep their meaning
-	Limit      int    // at most so many entries; 0: all
 }
 
 // Get stores the value under key in into, a pointer, and reports whether there is one; if not, into is left alone.
@@ -136,41 +126,13 @@ func distinct(keys []string) []string {
 	return slices.Compact(slices.Sorted(slices.Values(keys)))
 }
 
-// List returns the selected entries in the order of their keys. All of them are held in memory: limit what may be large.
-func (s *Storage) List(ctx context.Context, o ListOptions) ([]Entry, error) {
-	if o.Start != "" && o.StartAfter != "" {
-		return nil, inEvent(CodeBadArgument, "List: both Start and StartAfter are set: use one")
-	}
-	if o.Limit < 0 {
-		return nil, inEvent(CodeBadArgument, "List: Limit is %d: want a positive number, or 0 for all", o.Limit)
-	}
-	start, end := o.Start, o.End
-	if o.StartAfter != "" {
-		start = o.StartAfter + "\x00"
-	}
-	if o.Prefix != "" {
-		start = max(start, o.Prefix)
-		if e := prefixEnd(o.Prefix); e != "" && (end == "" || e < end) {
-			end = e
-		}
-	}
-	return s.b.List(ctx, ListOptions{Start: start, End: end, Reverse: o.Reverse, Limit: o.Limit})
-}
+// DeleteAll removes all that the object has stored, and its alarm: as part of the event's batch, whatever the amount. It is the only way to
+// leave nothing behind. It fails within a transaction.
+func (s *Storage) DeleteAll(ctx context.Context) error { return s.b.DeleteAll(ctx) }
 
 // Sync makes a batch of what the event has written so far, and waits until that and all before it is durable. After an error it may
 // or may not take effect.
 func (s *Storage) Sync(ctx context.Context) error { return s.b.Sync(ctx) }
-
-// prefixEnd is the least string greater than all that begin with prefix; empty if there is none.
-func prefixEnd(prefix string) string {
-	b := []byte(prefix)
-	for i := len(b) - 1; i >= 0; i-- {
-		if b[i]++; b[i] != 0 {
-			return string(b[:i+1])
-		}
-	}
-	return ""
-}
 
 func newEntry(key string, value any) (Entry, error) {
 	if err := checkKey(key); err != nil {

@@ -40,7 +40,7 @@ func (m *memory) GetMany(_ context.Context, keys []string) (found []Entry, _ err
 func (m *memory) Put(_ context.Context, entries []Entry) error {
 	m.puts++
 	for _, e := range entries {
-		m.data[e.Key] = e.Raw()
+		m.data[e.Key] = SharedBytes(e.Value)
 	}
 	return m.fail
 }
@@ -53,7 +53,7 @@ func (m *memory) Delete(ctx context.Context, keys []string) (int, error) {
 	return len(found), err
 }
 
-func (m *memory) List(_ context.Context, o ListOptions) (out []Entry, _ error) {
+func (m *memory) List(_ context.Context, o ListOptions, maxBytes int) (out []Entry, more bool, _ error) {
 	m.list = o
 	for _, k := range slices.Sorted(maps.Keys(m.data)) {
 		if k >= o.Start && (o.End == "" || k < o.End) {
@@ -66,7 +66,18 @@ func (m *memory) List(_ context.Context, o ListOptions) (out []Entry, _ error) {
 	if o.Limit > 0 && len(out) > o.Limit {
 		out = out[:o.Limit]
 	}
-	return out, m.fail
+	size := 0
+	for i, e := range out {
+		if size += len(e.Key) + len(SharedBytes(e.Value)); size > maxBytes {
+			return out[:i+1], true, m.fail
+		}
+	}
+	return out, false, m.fail
+}
+
+func (m *memory) DeleteAll(context.Context) error {
+	clear(m.data)
+	return m.fail
 }
 
 func (m *memory) Sync(context.Context) error { return m.fail }
@@ -159,8 +170,8 @@ func TestStorageLimits(t *testing.T) {
 		"129 keys":        {second(s.GetMany(ctx, many...)), ErrBadArgument, "129 storage keys in one call: want at most 128"},
 		"delete 129 keys": {second(s.Delete(ctx, many...)), ErrBadArgument, "129 storage keys"},
 		"10,001 entries":  {s.PutMany(ctx, huge), ErrBatchTooLarge, "at most 10000; nothing was written"},
-		"two starts":      {second(s.List(ctx, ListOptions{Start: "a", StartAfter: "b"})), ErrBadArgument, "both Start and StartAfter"},
-		"negative limit":  {second(s.List(ctx, ListOptions{Limit: -1})), ErrBadArgument, "Limit is -1"},
+		"two starts":      {second(s.List(ctx, ListOptions{Start: "a", StartAfter: "b"})), ErrBadArgument, "list() cannot be called with both start and startAfter values."},
+		"negative limit":  {second(s.List(ctx, ListOptions{Limit: -1})), ErrBadArgument, "List limit must be positive."},
 	} {
 		e := (*Error)(nil)
 		if !errors.Is(c.err, c.is) || !strings.Contains(c.err.Error(), c.text) || !errors.As(c.err, &e) || e.Outcome != Ran || !e.Remote {

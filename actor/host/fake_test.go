@@ -131,9 +131,12 @@ func (l *fake) apply(n int) {
 	l.mu.Lock()
 	for range n {
 		for _, w := range l.batches[l.applied] {
-			if w.Delete {
+			switch {
+			case w.IsRange():
+				maps.DeleteFunc(l.data, func(k string, _ []byte) bool { return w.Removes([]byte(k)) })
+			case w.Delete:
 				delete(l.data, string(w.Key))
-			} else {
+			default:
 				l.data[string(w.Key)] = w.Value
 			}
 		}

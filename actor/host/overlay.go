@@ -14,6 +14,8 @@ type overlay struct {
 	dirty   list[entry] // in the order of their batches
 	clean   list[entry] // least recently used first
 	size    int         // bytes of the clean ones
+	cleared *entry      // the newest removal of a range, while it is not applied; a dirty one itself
+	end     string      // of that range
 }
 
 type entry struct {
@@ -29,6 +31,9 @@ const entryOverhead = 128
 func (e *entry) weight() int { return entryOverhead + 2*len(e.key) + len(e.val) }
 
 func (v *overlay) put(w *store.Write, tag uint64) {
+	if w.IsRange() {
+		v.clear(w)
+	}
 	e := v.entries[string(w.Key)]
 	switch {
 	case e == nil:
@@ -41,6 +46,29 @@ func (v *overlay) put(w *store.Write, tag uint64) {
 	}
 	e.val, e.present, e.tag = w.Value, !w.Delete, tag
 	v.dirty.pushBack(&e.node)
+	if w.IsRange() {
+		v.cleared, v.end = e, string(w.End)
+	}
+}
+
+// clear forgets all in the range of w, which put remembers under its first key: an object has one range, and nothing else under that key.
+func (v *overlay) clear(w *store.Write) {
+	for key, e := range v.entries {
+		if !w.Removes([]byte(key)) {
+			continue
+		}
+		if e.tag == 0 {
+			v.size -= e.weight()
+		}
+		v.clean.remove(&e.node)
+		v.dirty.remove(&e.node)
+		delete(v.entries, key)
+	}
+}
+
+// clears: the shard's state is not to be asked for key, what it has there is about to be removed.
+func (v *overlay) clears(key []byte) bool {
+	return v.cleared != nil && v.cleared.key <= string(key) && string(key) < v.end
 }
 
 func (v *overlay) add(key string) *entry {
@@ -59,6 +87,11 @@ func (v *overlay) settle(pos uint64, room int) {
 		e := v.dirty.first.value
 		v.dirty.remove(&e.node)
 		e.tag = 0
+		if e == v.cleared { // the state says the same
+			v.cleared = nil
+			delete(v.entries, e.key)
+			continue
+		}
 		v.keep(e)
 	}
 	v.trim(room)
@@ -84,7 +117,7 @@ func (t *Tenure) Lookup(a *Activation, key []byte) (value []byte, present, found
 	v := &a.o.overlay
 	e := v.entries[string(key)]
 	if e == nil {
-		return nil, false, false
+		return nil, false, v.clears(key)
 	}
 	if e.tag == 0 && v.clean.last != &e.node {
 		v.clean.remove(&e.node)
@@ -107,16 +140,16 @@ func (t *Tenure) Fill(a *Activation, key, value []byte, present bool, pos uint64
 }
 
 // Unapplied is what the object has submitted and is not known to be applied, of the keys in [start, end), one write per key in
-// ascending order. A nil end means no end. It must be asked before the shard's state is scanned, else a batch applied between the
-// two would be seen by neither.
-func (t *Tenure) Unapplied(a *Activation, start, end []byte) []store.Write {
-	var ws []store.Write
-	for n := a.o.dirty.first; n != nil; n = n.next {
+// ascending order. A nil end means no end. If all is set it is all that there is: the shard's state is not to be asked. Else it is, but
+// after this, or a batch applied between the two would be seen by neither.
+func (t *Tenure) Unapplied(a *Activation, start, end []byte) (ws []store.Write, all bool) {
+	v := &a.o.overlay
+	for n := v.dirty.first; n != nil; n = n.next {
 		e := n.value
-		if e.key >= string(start) && (end == nil || e.key < string(end)) {
+		if e != v.cleared && e.key >= string(start) && (end == nil || e.key < string(end)) {
 			ws = append(ws, store.Write{Key: []byte(e.key), Value: e.val, Delete: !e.present})
 		}
 	}
 	slices.SortFunc(ws, func(x, y store.Write) int { return bytes.Compare(x.Key, y.Key) })
-	return ws
+	return ws, v.clears(start) && end != nil && string(end) <= v.end
 }

@@ -7,11 +7,13 @@ import (
 	"github.com/ringfence/ringfence/store"
 )
 
-// pending is what an event has written and not submitted: one write per key, in the order of the first.
+// pending is what an event has written and not submitted: one write per key, in the order of the first. If cleared is set, the first of
+// them removes a range, and all others come after it.
 type pending struct {
-	writes []store.Write
-	index  map[string]int // of the writes, once they are many
-	bytes  int
+	writes  []store.Write
+	index   map[string]int // of the writes, once they are many
+	bytes   int
+	cleared bool
 }
 
 const indexFrom = 8
@@ -31,7 +33,33 @@ func (p *pending) find(key []byte) int {
 	return -1
 }
 
-func weight(w *store.Write) int { return len(w.Key) + len(w.Value) }
+// lookup is what the event would read under key; found is false if it has not written there.
+func (p *pending) lookup(key []byte) (value []byte, present, found bool) {
+	if i := p.find(key); i >= 0 {
+		return p.writes[i].Value, !p.writes[i].Delete, true
+	}
+	return nil, false, p.clears(key)
+}
+
+// clears: key was there before at most.
+func (p *pending) clears(key []byte) bool { return p.cleared && p.writes[0].Removes(key) }
+
+// clear takes the removal of a range before all else, and drops what was written there.
+func (p *pending) clear(w store.Write) {
+	old := p.writes
+	if p.cleared {
+		old = old[1:]
+	}
+	*p = pending{cleared: true}
+	p.add(w)
+	for i := range old {
+		if !w.Removes(old[i].Key) {
+			p.add(old[i])
+		}
+	}
+}
+
+func weight(w *store.Write) int { return len(w.Key) + len(w.Value) + len(w.End) }
 
 // after is how many keys and bytes there would be after ws were added. No key comes twice in ws.
 func (p *pending) after(ws []store.Write) (keys, size int) {
@@ -75,8 +103,11 @@ func (p *pending) take() []store.Write {
 // over lays the writes of p, of the keys in [start, end), over base, which is sorted, and returns the sorted whole.
 func (p *pending) over(base []store.Write, start, end []byte) []store.Write {
 	var own []store.Write
+	if p.cleared {
+		base = slices.DeleteFunc(base, func(w store.Write) bool { return p.clears(w.Key) })
+	}
 	for _, w := range p.writes {
-		if bytes.Compare(w.Key, start) >= 0 && (end == nil || bytes.Compare(w.Key, end) < 0) {
+		if !w.IsRange() && bytes.Compare(w.Key, start) >= 0 && (end == nil || bytes.Compare(w.Key, end) < 0) {
 			own = append(own, w)
 		}
 	}

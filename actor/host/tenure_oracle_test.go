@@ -202,6 +202,9 @@ func (o *oracle) deliver(w *watched) {
 }
 
 func (o *oracle) randomWrites(w *watched) (ws []store.Write) {
+	if o.rnd.IntN(6) == 0 {
+		ws = append(ws, store.Write{Key: []byte(w.id.Key + "."), End: []byte(w.id.Key + "/"), Delete: true})
+	}
 	for k := range 3 {
 		if o.rnd.IntN(3) == 0 {
 			ws = append(ws, store.Write{Key: fmt.Appendf(nil, "%s.%d", w.id.Key, k), Value: fmt.Append(nil, o.clock), Delete: o.rnd.IntN(3) == 0})
@@ -257,11 +260,10 @@ func (o *oracle) apply(to int) {
 	o.note("applied %d", to)
 	for o.applied < to {
 		for _, w := range o.batches[o.applied].writes {
-			if w.Delete {
-				delete(o.state, string(w.Key))
-			} else {
+			if !w.Delete {
 				o.state[string(w.Key)] = string(w.Value)
 			}
+			maps.DeleteFunc(o.state, func(k, _ string) bool { return w.Removes([]byte(k)) })
 		}
 		o.applied++
 	}
@@ -491,10 +493,15 @@ func (o *oracle) look(w *watched) {
 	if w.run == nil || o.lost {
 		return
 	}
-	unapplied := map[string]store.Write{}
+	unapplied, cleared := map[string]store.Write{}, false
 	for _, b := range o.batches[o.applied:] {
 		if b.o == w {
 			for _, x := range b.writes {
+				if x.IsRange() {
+					cleared = true
+					clear(unapplied)
+					continue
+				}
 				unapplied[string(x.Key)] = x
 			}
 		}
@@ -507,7 +514,9 @@ func (o *oracle) look(w *watched) {
 		switch {
 		case dirty && (!found || present == want.Delete || present && string(v) != string(want.Value)):
 			o.fail("%s: %q, present %v, found %v, want %+v", key, v, present, found, want)
-		case !dirty && found && (present != exists || present && string(v) != stored):
+		case !dirty && cleared && (!found || present):
+			o.fail("%s: %q, present %v, found %v, but all was removed", key, v, present, found)
+		case !dirty && !cleared && found && (present != exists || present && string(v) != stored):
 			o.fail("%s: remembered %q, present %v; the state has %q, %v", key, v, present, stored, exists)
 		case !found:
 			o.ten.Fill(w.act, []byte(key), []byte(stored), exists, o.ten.Pos(w.act))
@@ -524,7 +533,11 @@ func (o *oracle) look(w *watched) {
 		}
 	}
 	var got []string
-	for _, x := range o.ten.Unapplied(w.act, []byte(start), end) {
+	listed, all := o.ten.Unapplied(w.act, []byte(start), end)
+	if all != (cleared && end != nil) {
+		o.fail("unapplied in [%s, %s) is all: %v; all was removed: %v", start, end, all, cleared)
+	}
+	for _, x := range listed {
 		if y := unapplied[string(x.Key)]; y.Delete != x.Delete || !x.Delete && string(y.Value) != string(x.Value) {
 			o.fail("unapplied %s: %+v, want %+v", x.Key, x, y)
 		}

@@ -163,7 +163,8 @@ func (s *script) command(f []string) []string {
 	case "fill":
 		s.t.Fill(s.ran[arg(1)], []byte(arg(2)), []byte(arg(3)), arg(3) != "", s.t.Pos(s.ran[arg(1)]))
 	case "unapplied":
-		return s.writes(s.t.Unapplied(s.ran[arg(1)], []byte(arg(2)), nil))
+		ws, _ := s.t.Unapplied(s.ran[arg(1)], []byte(arg(2)), nil)
+		return s.writes(ws)
 	case "state":
 		return []string{fmt.Sprintf("objects=%d activations=%d running=%d held=%d quiet=%v", len(s.t.objects), s.t.Activations(), s.t.Running(), s.t.Held(), s.t.Quiet())}
 	default:

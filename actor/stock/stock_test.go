@@ -69,9 +69,12 @@ func (l *lease) Commit(writes []store.Write) (uint64, error) {
 func (l *lease) apply(writes []store.Write, pos uint64) {
 	l.mu.Lock()
 	for _, w := range writes {
-		if w.Delete {
+		switch {
+		case w.IsRange():
+			maps.DeleteFunc(l.data, func(k string, _ []byte) bool { return w.Removes([]byte(k)) })
+		case w.Delete:
 			delete(l.data, string(w.Key))
-		} else {
+		default:
 			l.data[string(w.Key)] = w.Value
 		}
 	}

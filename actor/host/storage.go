@@ -1,0 +1,154 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/ringfence/ringfence/actor"
+	"github.com/ringfence/ringfence/store"
+)
+
+// Get is of actor.Backend.
+func (b *instance) Get(ctx context.Context, key string) ([]byte, bool, error) {
+	r, err := b.enter(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	return b.get(r, key)
+}
+
+func (b *instance) get(r *run, key string) ([]byte, bool, error) {
+	var room [256]byte
+	k := append(append(room[:0], b.prefix...), key...)
+	r.mu.Lock()
+	if r.over {
+		r.mu.Unlock()
+		return nil, false, b.ended()
+	}
+	value, present, found := r.pending.lookup(k)
+	r.mu.Unlock()
+	if found {
+		return value, present, nil
+	}
+
+	b.s.mu.Lock()
+	value, present, found = b.s.t.Lookup(b.a, k)
+	pos := b.s.t.Pos(b.a)
+	b.s.mu.Unlock()
+	if found {
+		return value, present, nil
+	}
+	value, present, err := b.s.lease.Get(bytes.Clone(k))
+	if err != nil {
+		return nil, false, b.failed("read", err)
+	}
+	b.s.mu.Lock()
+	b.s.t.Fill(b.a, k, value, present, pos)
+	b.s.mu.Unlock()
+	return value, present, nil
+}
+
+// GetMany is of actor.Backend.
+func (b *instance) GetMany(ctx context.Context, keys []string) ([]actor.Entry, error) {
+	r, err := b.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]actor.Entry, 0, len(keys))
+	for _, key := range slices.Sorted(slices.Values(keys)) {
+		value, ok, err := b.get(r, key)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			entries = append(entries, actor.Entry{Key: key, Value: actor.NewValue(value)})
+		}
+	}
+	return entries, nil
+}
+
+// Put is of actor.Backend.
+func (b *instance) Put(ctx context.Context, entries []actor.Entry) error {
+	r, err := b.enter(ctx)
+	if err != nil {
+		return err
+	}
+	if len(entries) == 1 { // without a slice of its own
+		w := [1]store.Write{b.write(entries[0].Key, actor.SharedBytes(entries[0].Value), false)}
+		return b.add(r, w[:])
+	}
+	ws := make([]store.Write, len(entries))
+	for i := range entries {
+		ws[i] = b.write(entries[i].Key, actor.SharedBytes(entries[i].Value), false)
+	}
+	return b.add(r, ws)
+}
+
+// Delete is of actor.Backend. A key that does not exist is not written.
+func (b *instance) Delete(ctx context.Context, keys []string) (int, error) {
+	r, err := b.enter(ctx)
+	if err != nil {
+		return 0, err
+	}
+	ws := make([]store.Write, 0, len(keys))
+	for _, key := range keys {
+		_, ok, err := b.get(r, key)
+		if err != nil {
+			return 0, err
+		}
+		if ok {
+			ws = append(ws, b.write(key, nil, true))
+		}
+	}
+	return len(ws), b.add(r, ws)
+}
+
+// DeleteAll is of actor.Backend.
+func (b *instance) DeleteAll(ctx context.Context) error {
+	r, err := b.enter(ctx)
+	if err != nil {
+		return err
+	}
+	alarm, err := b.clearAlarm(r)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over {
+		return b.ended()
+	}
+	r.pending.clear(store.Write{Key: b.prefix, End: store.PrefixEnd(b.prefix), Delete: true})
+	for _, w := range alarm { // few, and what was pending has gone: the batch has room
+		r.pending.add(w)
+	}
+	return nil
+}
+
+// clearAlarm is what takes the object's alarm away: none of its keys is in the range that DeleteAll removes.
+func (b *instance) clearAlarm(*run) ([]store.Write, error) { return nil, nil }
+
+func (b *instance) write(key string, value []byte, del bool) store.Write {
+	k := make([]byte, 0, len(b.prefix)+len(key))
+	return store.Write{Key: append(append(k, b.prefix...), key...), Value: value, Delete: del}
+}
+
+// add adds writes to the event's batch: all or none.
+func (b *instance) add(r *run, ws []store.Write) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over {
+		return b.ended()
+	}
+	if keys, size := r.pending.after(ws); keys > actor.MaxBatchKeys || size > actor.MaxBatchBytes {
+		return &actor.Error{Code: actor.CodeBatchTooLarge, Outcome: actor.Ran, Remote: true, Object: b.id,
+			Message: fmt.Sprintf("the event's batch would have %d keys and %d bytes, the object's name with each key: at most %d and %d are allowed; nothing of this operation was written: Sync before it, or write less",
+				keys, size, actor.MaxBatchKeys, actor.MaxBatchBytes)}
+	}
+	for _, w := range ws {
+		r.pending.add(w)
+	}
+	return nil
+}
