@@ -2,6 +2,7 @@ package actor
 
 import (
 	"context"
+	"iter"
 )
 
 // ListOptions select what List returns. The zero value selects everything.
@@ -30,6 +31,89 @@ func (s *Storage) List(ctx context.Context, o ListOptions) ([]Entry, error) {
 		return nil, inEvent(CodeBadArgument, "List: the result has more than %d bytes: set a Limit and go on with StartAfter, or use All", maxListBytes)
 	}
 	return entries, err
+}
+
+// Of what All reads ahead.
+const (
+	pageEntries = 256 // at most; pages begin small and grow while nothing is written
+	pageBytes   = 1 << 20
+)
+
+// All runs over the selected entries in the order of their keys' bytes:
+//
+//	for e, err := range s.All(ctx, actor.ListOptions{Prefix: "job/"}) {
+//
+// It holds few of them in memory at a time, at most 1 MiB and one value. An error ends the loop. The body may write: each entry is as it is when the
+// loop comes to it, so what was written ahead is seen, what was deleted ahead is not, and what happens behind makes no difference. A new loop
+// begins anew.
+func (s *Storage) All(ctx context.Context, o ListOptions) iter.Seq2[Entry, error] {
+	return s.all(ctx, o, func() error { return nil })
+}
+
+func (s *Storage) all(ctx context.Context, o ListOptions, check func() error) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		r, err := o.bounds()
+		p := pager{s: s, r: r, size: 16}
+		for err == nil && !p.done {
+			if err = check(); err == nil {
+				err = p.read(ctx)
+			}
+			if err == nil && !p.give(yield) {
+				return
+			}
+		}
+		if err != nil {
+			yield(Entry{}, err)
+		}
+	}
+}
+
+// pager reads pages for All.
+type pager struct {
+	s      *Storage
+	r      ListOptions // what is still wanted
+	size   int         // of the next page
+	page   []Entry
+	writes uint64 // Storage.writes before the page was read
+	last   bool   // nothing comes after the page
+	done   bool
+}
+
+func (p *pager) read(ctx context.Context) error {
+	r := p.r
+	if r.Limit == 0 || p.size < r.Limit {
+		r.Limit = p.size
+	}
+	p.writes = p.s.writes.Load()
+	page, more, err := p.s.b.List(ctx, r, pageBytes)
+	p.page, p.last = page, !more && len(page) < r.Limit
+	return err
+}
+
+// give yields the page, as far as it is not old. It returns false if the loop is over.
+func (p *pager) give(yield func(Entry, error) bool) bool {
+	for _, e := range p.page {
+		if p.s.writes.Load() != p.writes {
+			p.size = 1 // likely the body writes every time
+			return true
+		}
+		if p.r.Reverse {
+			p.r.End = e.Key
+		} else {
+			p.r.Start = e.Key + "\x00"
+		}
+		if !yield(e, nil) {
+			return false
+		}
+		if p.r.Limit > 0 {
+			if p.r.Limit--; p.r.Limit == 0 {
+				return false
+			}
+		}
+	}
+	p.size = min(2*p.size, pageEntries)
+	p.done = p.last && p.s.writes.Load() == p.writes
+	return true
 }
 
 // bounds checks o and makes StartAfter and Prefix part of Start and End.

@@ -31,6 +31,9 @@ type Backend interface {
 	// and Prefix are empty: Storage has made them part of Start and End, which may be an empty range. It ends with the entry with which there
 	// are more than maxBytes; more says that it did.
 	List(ctx context.Context, o ListOptions, maxBytes int) (entries []Entry, more bool, err error)
+	// Transaction runs fn in a critical section, with a new savepoint, within those that are open; fn has closed it on return. The error is
+	// fn's, or says that the activation was reset meanwhile. If the event ends before it, it is rolled back.
+	Transaction(ctx context.Context, fn func(Savepoint) error) error
 	// Sync submits what the event has written and waits until all that the activation has submitted is durable.
 	Sync(ctx context.Context) error
 }
@@ -59,7 +62,7 @@ type StateConfig struct {
 
 // NewState is for hosts.
 func NewState(c StateConfig) *State {
-	return &State{id: c.ID, storage: Storage{c.Backend}, logger: c.Logger, runtime: c.Runtime}
+	return &State{id: c.ID, storage: Storage{b: c.Backend}, logger: c.Logger, runtime: c.Runtime}
 }
 
 // ID is whose state it is.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 )
 
 // Limits of storage.
@@ -22,7 +23,10 @@ const (
 //
 // All that an event writes, up to a Sync, takes effect as one batch when the event ends, also if it ends with an error; the reply leaves when
 // the batch is durable. Reads see it at once.
-type Storage struct{ b Backend }
+type Storage struct {
+	b      Backend
+	writes atomic.Uint64 // grows with every change: tells All that what it has read ahead may be old
+}
 
 // Getter is what Get reads from.
 type Getter interface {
@@ -91,6 +95,7 @@ func (s *Storage) Put(ctx context.Context, key string, value any) error {
 	if err != nil {
 		return err
 	}
+	defer s.writes.Add(1)
 	return s.b.Put(ctx, []Entry{e})
 }
 
@@ -107,6 +112,7 @@ func (s *Storage) PutMany(ctx context.Context, entries map[string]any) error {
 		}
 		encoded = append(encoded, e)
 	}
+	defer s.writes.Add(1)
 	return s.b.Put(ctx, encoded)
 }
 
@@ -115,6 +121,7 @@ func (s *Storage) Delete(ctx context.Context, keys ...string) (int, error) {
 	if err := checkKeys(keys); err != nil {
 		return 0, err
 	}
+	defer s.writes.Add(1)
 	return s.b.Delete(ctx, distinct(keys))
 }
 
@@ -128,7 +135,10 @@ func distinct(keys []string) []string {
 
 // DeleteAll removes all that the object has stored, and its alarm: as part of the event's batch, whatever the amount. It is the only way to
 // leave nothing behind. It fails within a transaction.
-func (s *Storage) DeleteAll(ctx context.Context) error { return s.b.DeleteAll(ctx) }
+func (s *Storage) DeleteAll(ctx context.Context) error {
+	defer s.writes.Add(1)
+	return s.b.DeleteAll(ctx)
+}
 
 // Sync makes a batch of what the event has written so far, and waits until that and all before it is durable. After an error it may
 // or may not take effect.

@@ -82,6 +82,8 @@ func (m *memory) DeleteAll(context.Context) error {
 
 func (m *memory) Sync(context.Context) error { return m.fail }
 
+func (m *memory) Transaction(context.Context, func(Savepoint) error) error { return m.fail }
+
 func newMemory() (*memory, *Storage) {
 	m := &memory{data: map[string][]byte{}}
 	s := NewState(StateConfig{ID: ID{"C", "k"}, Backend: m, Logger: slog.New(slog.DiscardHandler)})

@@ -221,7 +221,9 @@ func (w *world) close() {
 func (w *world) open(token store.Token, auto bool) {
 	l := &fake{h: w.h, token: token, auto: auto, data: map[string][]byte{}, work: make(chan func(), 100_000)}
 	if w.l != nil {
+		w.l.mu.Lock() // its driver may still be at work
 		l.data = maps.Clone(w.l.data)
+		w.l.mu.Unlock()
 		close(w.l.work)
 	}
 	w.l = l

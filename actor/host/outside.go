@@ -49,6 +49,10 @@ func (b *instance) submit(r *run, waiter any) (space chan struct{}, _ error) {
 		r.mu.Unlock()
 		return nil, b.ended()
 	}
+	if err := r.within(textDurableInTx); err != nil {
+		r.mu.Unlock()
+		return nil, err
+	}
 	s.mu.Lock()
 	out := buf[:0]
 	if ws := r.pending.writes; len(ws) > 0 && s.t.Broken(&r.Event) == 0 {
@@ -244,6 +248,10 @@ type deep struct{ error }
 // section runs fn while no other event can run, and resets the activation if that takes too long. The error is fn's.
 func (b *instance) section(r *run, fn func() error) error {
 	r.mu.Lock()
+	if r.over {
+		r.mu.Unlock()
+		return &deep{b.ended()}
+	}
 	if r.depth >= maxSections {
 		r.mu.Unlock()
 		return &deep{&actor.Error{Code: actor.CodeBadArgument, Outcome: actor.Ran, Remote: true, Object: b.id, Message: textNested}}
@@ -309,4 +317,3 @@ func (b *instance) reset(running, queued *actor.Error) {
 		r.cancel()
 	}
 }
-

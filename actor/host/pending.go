@@ -14,6 +14,13 @@ type pending struct {
 	index   map[string]int // of the writes, once they are many
 	bytes   int
 	cleared bool
+	marks   []*mark // savepoints, outermost first
+}
+
+// mark is where writes can be taken back to. While one is open nothing is taken or cleared.
+type mark struct {
+	n, bytes int                 // of pending, when it was made
+	saved    map[int]store.Write // of the first n writes, those overwritten since and in no later mark
 }
 
 const indexFrom = 8
@@ -79,6 +86,9 @@ func (p *pending) add(w store.Write) {
 	p.bytes += weight(&w)
 	if i := p.find(w.Key); i >= 0 {
 		p.bytes -= weight(&p.writes[i])
+		if len(p.marks) > 0 {
+			p.marks[len(p.marks)-1].save(i, p.writes[i])
+		}
 		p.writes[i] = w
 		return
 	}
@@ -94,7 +104,56 @@ func (p *pending) add(w store.Write) {
 	}
 }
 
+// mark makes a savepoint.
+func (p *pending) mark() *mark {
+	m := &mark{n: len(p.writes), bytes: p.bytes}
+	p.marks = append(p.marks, m)
+	return m
+}
+
+// save remembers what write i was when m was made.
+func (m *mark) save(i int, w store.Write) {
+	if _, ok := m.saved[i]; ok || i >= m.n {
+		return
+	}
+	if m.saved == nil {
+		m.saved = make(map[int]store.Write)
+	}
+	m.saved[i] = w
+}
+
+// keep closes the innermost savepoint; what was written since belongs to the one around it.
+func (p *pending) keep() {
+	last := len(p.marks) - 1
+	m := p.marks[last]
+	if p.marks = p.marks[:last]; last > 0 {
+		for i, w := range m.saved {
+			p.marks[last-1].save(i, w)
+		}
+	}
+}
+
+// undo closes the savepoint of index i, and those within it, and takes back what was written since.
+func (p *pending) undo(i int) {
+	for j := len(p.marks) - 1; j >= i; j-- {
+		for k, w := range p.marks[j].saved {
+			p.writes[k] = w
+		}
+	}
+	m := p.marks[i]
+	p.marks, p.bytes = p.marks[:i], m.bytes
+	for k := m.n; k < len(p.writes) && p.index != nil; k++ {
+		delete(p.index, string(p.writes[k].Key))
+	}
+	clear(p.writes[m.n:])
+	p.writes = p.writes[:m.n]
+}
+
+// take gives out the writes, without those of transactions that have not ended.
 func (p *pending) take() []store.Write {
+	if len(p.marks) > 0 {
+		p.undo(0)
+	}
 	ws := p.writes
 	*p = pending{}
 	return ws

@@ -120,6 +120,9 @@ func (b *instance) DeleteAll(ctx context.Context) error {
 	if r.over {
 		return b.ended()
 	}
+	if err := r.within(textDeleteAllInTx); err != nil {
+		return err
+	}
 	r.pending.clear(store.Write{Key: b.prefix, End: store.PrefixEnd(b.prefix), Delete: true})
 	for _, w := range alarm { // few, and what was pending has gone: the batch has room
 		r.pending.add(w)
