@@ -20,6 +20,7 @@ import (
 	"github.com/ringfence/ringfence/store"
 	"github.com/ringfence/ringfence/store/replica"
 	"github.com/ringfence/ringfence/transport"
+	"github.com/ringfence/ringfence/transport/client"
 	"github.com/ringfence/ringfence/transport/tcp"
 )
 
@@ -37,6 +38,7 @@ type Node struct {
 	addr   string       // --listen as others reach it
 	gossip *gossip.Gossip
 	peers  *peers
+	client *client.Client
 
 	snapshotBytes atomic.Uint64 // sent
 	server        *tcp.Server
@@ -70,7 +72,7 @@ func New(cfg Config, classes ...actor.Class) (*Node, error) {
 	n := &Node{cfg: cfg, log: cfg.Logger, news: make(chan ring.Epoch, 1), ownRing: make(chan *ring.Ring), serving: make(chan struct{}), asking: make(chan struct{}, askMax)}
 	n.parking, n.mover = &parking{n: n}, newMover(n)
 	var err error
-	if n.host, err = host.New(classes, host.Options{Logger: cfg.Logger, Skim: transport.Skim}); err != nil {
+	if n.host, err = host.New(classes, host.Options{Logger: cfg.Logger, Skim: transport.Skim, Objects: n.object}); err != nil {
 		return nil, err
 	}
 	if n.boot, err = newBoot(); err != nil {
@@ -90,6 +92,9 @@ func New(cfg Config, classes ...actor.Class) (*Node, error) {
 	}
 	if err := n.open(); err != nil {
 		return nil, errors.Join(err, n.closeListeners())
+	}
+	if n.client, err = n.newClient(); err != nil {
+		return nil, errors.Join(err, n.closeListeners(), n.engine.Close())
 	}
 	return n, nil
 }
@@ -166,13 +171,17 @@ func (n *Node) Serving() <-chan struct{} { return n.serving }
 func (n *Node) Ring() *ring.Ring { return n.ring.Load() }
 
 // Close gives back what New opened, if Run is not called.
-func (n *Node) Close() error { return errors.Join(n.closeListeners(), n.engine.Close()) }
+func (n *Node) Close() error {
+	n.client.Close()
+	return errors.Join(n.closeListeners(), n.engine.Close())
+}
 
 // Run serves until ctx ends, then stops cleanly and returns nil. An error says why the node cannot go on.
 func (n *Node) Run(ctx context.Context) error {
 	ctx, n.stop = context.WithCancelCause(ctx)
 	defer n.stop(nil)
 	defer n.engine.Close()
+	defer n.client.Close()
 	n.peers = newPeers(n)
 	defer n.peers.close()
 	if err := n.startGossip(); err != nil {

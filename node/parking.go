@@ -23,9 +23,9 @@ const (
 
 // parked is one call that waits for its shard's owner.
 type parked struct {
-	s     *session
-	id    uint64
-	call  transport.Call
+	inbox *inbox
+	reply func(*transport.Reply)
+	call  *transport.Call
 	event *host.Call
 	until time.Time
 }
@@ -107,7 +107,7 @@ func (p *parking) look(s ring.ShardID) (left bool) {
 		p.count.Add(-1)
 		p.bytes.Add(-int64(len(c.call.Arg)))
 		switch {
-		case c.s.isRefused(&c.call):
+		case c.inbox.isRefused(c.call):
 			c.refuse(s, "an earlier call of the same reference did not run")
 		case all:
 			p.n.host.Deliver(s, c.event)
@@ -123,7 +123,7 @@ func (p *parking) look(s ring.ShardID) (left bool) {
 }
 
 func (c *parked) refuse(s ring.ShardID, why string) {
-	c.s.failAt(c.id, &c.call, s, notOwner(c.event.Object, why))
+	c.inbox.failAt(c.call, c.reply, s, notOwner(c.event.Object, why))
 }
 
 // owner is the host as the driver knows it: what is parked goes on at once when a shard opens.

@@ -242,6 +242,9 @@ func (n *Node) adopt(ctx context.Context, r *ring.Ring) error {
 	n.driver.Load().SetEpoch(r.Epoch())
 	n.mover.heed(n.ring.Load(), r)
 	n.ring.Store(r)
+	if err := n.client.SetRing(r); err != nil {
+		n.log.Error("the node's own client refuses the ring", "epoch", uint64(r.Epoch()), "cause", err)
+	}
 	n.gossip.SetEpoch(r.Epoch())
 	n.log.Info("a ring", "epoch", r.Epoch(), "members", len(r.Members()), "shards", r.Shards())
 	for g := range ring.GroupID(r.Shards() + 1) {

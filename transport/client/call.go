@@ -1,14 +1,10 @@
 package client
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"sync"
 	"time"
-
-	"github.com/vmihailenco/msgpack/v5"
 
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/transport"
@@ -89,21 +85,6 @@ func (c *call) result(into any) error {
 	return nil
 }
 
-// scratch is a reusable encoder.
-type scratch struct {
-	buf bytes.Buffer
-	enc *msgpack.Encoder
-}
-
-// keepScratch is how large a scratch buffer is kept for reuse.
-const keepScratch = 64 << 10
-
-var scratches = sync.Pool{New: func() any {
-	s := new(scratch)
-	s.enc = msgpack.NewEncoder(&s.buf)
-	return s
-}}
-
 // encode makes the bytes of an argument. nil has none.
 func encode(arg any) (b []byte, enc transport.Encoding, err error) {
 	if arg == nil {
@@ -114,16 +95,8 @@ func encode(arg any) (b []byte, enc transport.Encoding, err error) {
 			err = fmt.Errorf("encoding a %T panicked: %v", arg, r)
 		}
 	}()
-	s := scratches.Get().(*scratch)
-	s.buf.Reset()
-	s.enc.Reset(&s.buf)
-	s.enc.UseCompactInts(true)
-	if err := s.enc.Encode(arg); err != nil {
+	if b, err = actor.Marshal(arg); err != nil {
 		return nil, 0, err
-	}
-	b = bytes.Clone(s.buf.Bytes())
-	if s.buf.Cap() <= keepScratch {
-		scratches.Put(s)
 	}
 	return b, transport.EncodingMsgpack, nil
 }
@@ -138,5 +111,5 @@ func decodeMsgpack(b []byte, into any) (err error) {
 			err = fmt.Errorf("decoding panicked: %v", r)
 		}
 	}()
-	return msgpack.Unmarshal(b, into)
+	return actor.Unmarshal(b, into)
 }

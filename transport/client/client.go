@@ -142,7 +142,7 @@ func (c *Client) forget(l *link) {
 }
 
 func (c *Client) dialOptions(h tcp.Handler) tcp.DialOptions {
-	return tcp.DialOptions{Handler: h, Epoch: c.epoch, Net: c.opts.net}
+	return tcp.DialOptions{Handler: h, Epoch: c.epoch, Net: c.opts.Net}
 }
 
 func (c *Client) hello(want ring.NodeID) transport.Hello {

@@ -29,7 +29,7 @@ func dial(t testing.TB, f *fakeCluster, o *Options) *Client {
 		if o != nil {
 			with = *o
 		}
-		with.net = f.net.dial
+		with.Net = f.net.dial
 		o = &with
 	}
 	c, err := Dial(ctx, f.addrs(), o)

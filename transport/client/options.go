@@ -40,7 +40,8 @@ type Options struct {
 	// Chain, if set, tells which objects wait for the call that is entered with ctx, outermost first.
 	Chain func(ctx context.Context) []string
 
-	net func(ctx context.Context, addr string) (net.Conn, error) // instead of TCP, for tests
+	// Net, if set, connects instead of TCP.
+	Net func(ctx context.Context, addr string) (net.Conn, error)
 }
 
 func (o *Options) withDefaults() (Options, error) {

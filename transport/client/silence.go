@@ -73,7 +73,7 @@ func dialTCP(ctx context.Context, addr string) (net.Conn, error) {
 
 // counted is the client's way to make connections, for one that is counted.
 func (c *Client) counted(heard *atomic.Uint64) func(ctx context.Context, addr string) (net.Conn, error) {
-	connect := c.opts.net
+	connect := c.opts.Net
 	if connect == nil {
 		connect = dialTCP
 	}

@@ -169,7 +169,7 @@ func TestSlowNetworkIsNoSilence(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := newFakeClusterOn(t, 1, newPipeNet())
-				c, err := Dial(t.Context(), f.addrs(), &Options{net: func(ctx context.Context, addr string) (net.Conn, error) {
+				c, err := Dial(t.Context(), f.addrs(), &Options{Net: func(ctx context.Context, addr string) (net.Conn, error) {
 					nc, err := f.net.dial(ctx, addr)
 					return slowConn{nc, slow.in, slow.out}, err
 				}})

@@ -437,7 +437,7 @@ func TestSilentSeedsHoldUpBriefly(t *testing.T) {
 			f.net.cut(s)
 		}
 		within(t, "finding the seed that answers", 4*seedPause, func() {
-			c, err := Dial(t.Context(), append(seeds, f.addrs()...), &Options{net: f.net.dial})
+			c, err := Dial(t.Context(), append(seeds, f.addrs()...), &Options{Net: f.net.dial})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -450,7 +450,7 @@ func TestSilentSeedsHoldUpBriefly(t *testing.T) {
 func TestSeedsFindAClusterThatMoved(t *testing.T) {
 	bubble(t, 3, func(t *testing.T, f *fakeCluster, _ *Client) {
 		f.net.name("cluster:7420", f.nodes[1].addr)
-		c, err := Dial(t.Context(), []string{"cluster:7420"}, &Options{net: f.net.dial})
+		c, err := Dial(t.Context(), []string{"cluster:7420"}, &Options{Net: f.net.dial})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -477,7 +477,7 @@ func TestSeedsFindAClusterThatMoved(t *testing.T) {
 func TestSeedsFindAClusterBehindDeadHosts(t *testing.T) {
 	bubble(t, 3, func(t *testing.T, f *fakeCluster, _ *Client) {
 		f.net.name("cluster:7420", f.nodes[1].addr)
-		c, err := Dial(t.Context(), []string{"cluster:7420"}, &Options{net: f.net.dial})
+		c, err := Dial(t.Context(), []string{"cluster:7420"}, &Options{Net: f.net.dial})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,49 @@
+package node
+
+import (
+	"context"
+
+	"github.com/ringfence/ringfence/actor"
+	"github.com/ringfence/ringfence/actor/host"
+	"github.com/ringfence/ringfence/ring"
+	"github.com/ringfence/ringfence/transport"
+	"github.com/ringfence/ringfence/transport/client"
+)
+
+// local is the node as its own client sees it: calls of objects here to objects here take no socket.
+type local struct {
+	n     *Node
+	inbox *inbox
+}
+
+// Node is of client.Local.
+func (l local) Node() ring.NodeID { return l.n.id }
+
+// Call is of client.Local.
+func (l local) Call(c transport.Call, done func(transport.Reply)) {
+	l.inbox.call(&c, func(p *transport.Reply) { done(*p) })
+}
+
+// Request is of client.Local.
+func (l local) Request(ctx context.Context, q transport.Request) (transport.Response, error) {
+	b, err := l.n.answer(ctx, q)
+	if err != nil {
+		return transport.Response{}, err
+	}
+	return transport.Response{Body: b}, nil
+}
+
+// newClient makes the client through which this node's objects, and the program that embeds it, call objects. It learns rings from the node.
+func (n *Node) newClient() (*client.Client, error) {
+	o := client.Options{Local: local{n, newInbox(n, nil)}, Chain: host.Chain, Logger: n.log}
+	if n.cfg.Switch != nil {
+		o.Net = n.cfg.Switch.Dial
+	}
+	return client.New(&o)
+}
+
+// Client calls objects of the cluster from within the node's process; calls of objects that are here take no socket. It belongs to the node, and ends
+// with it; do not Close it. Calls made before the node knows a ring wait for one.
+func (n *Node) Client() *client.Client { return n.client }
+
+func (n *Node) object(id actor.ID) actor.Ref { return n.client.Object(id.Class, id.Key) }
