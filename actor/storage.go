@@ -17,7 +17,9 @@ const (
 	MaxKeysPerCall  = 128 // of GetMany and Delete
 )
 
-// Storage is an object's durable storage: values, encoded with Marshal, under keys in byte order. It works only with the context of a
+// Storage is an object's durable storage: values, encoded with Marshal, under keys in byte order. A key is any 1 to 2,048 bytes, UTF-8 or not. A
+// value is anything that Marshal takes, of at most 2 MiB encoded; nil is a value like any other (msgpack's nil: Get finds it), and no way to
+// delete. What does not fit fails with ErrBadArgument, and nothing of the operation is written. It works only with the context of a
 // running event of its own activation, or one derived from it; otherwise every method fails with ErrNotInEvent. Every access makes sure first
 // that the object has not moved; if it has, it fails with ErrMoved, and so do all that follow.
 //
@@ -67,13 +69,13 @@ func (s *Storage) Get(ctx context.Context, key string, into any) (bool, error) {
 	if err != nil || !ok {
 		return false, err
 	}
-	if err := Unmarshal(raw, into); err != nil {
+	if err := Unmarshal(raw, into); err != nil { // nil, no pointer, or one to another type
 		return true, inEvent(CodeBadArgument, "storage key %.100q: the stored value cannot be read as a %T: %v", key, into, err).WithCause(err)
 	}
 	return true, nil
 }
 
-// GetMany returns the values of those of the keys that exist.
+// GetMany returns the values of those of at most 128 keys that exist. For their order, sort the map's keys, or List.
 func (s *Storage) GetMany(ctx context.Context, keys ...string) (map[string]Value, error) {
 	if err := checkKeys(keys); err != nil {
 		return nil, err
@@ -99,7 +101,7 @@ func (s *Storage) Put(ctx context.Context, key string, value any) error {
 	return s.b.Put(ctx, []Entry{e})
 }
 
-// PutMany stores all entries, or on error none.
+// PutMany stores all entries, at most 10,000, or on error none.
 func (s *Storage) PutMany(ctx context.Context, entries map[string]any) error {
 	if len(entries) > MaxBatchKeys {
 		return inEvent(CodeBatchTooLarge, "PutMany of %d keys: a batch has at most %d; nothing was written", len(entries), MaxBatchKeys)
@@ -116,7 +118,7 @@ func (s *Storage) PutMany(ctx context.Context, entries map[string]any) error {
 	return s.b.Put(ctx, encoded)
 }
 
-// Delete removes the keys and returns how many of them existed.
+// Delete removes at most 128 keys and returns how many of them existed.
 func (s *Storage) Delete(ctx context.Context, keys ...string) (int, error) {
 	if err := checkKeys(keys); err != nil {
 		return 0, err
@@ -153,7 +155,7 @@ func newEntry(key string, value any) (Entry, error) {
 		return Entry{}, inEvent(CodeBadArgument, "storage key %.100q: a %T cannot be stored: %v", key, value, err).WithCause(err)
 	}
 	if len(b) > MaxStorageValue {
-		return Entry{}, inEvent(CodeBadArgument, "storage key %.100q: the value has %d bytes encoded: want at most %d", key, len(b), MaxStorageValue)
+		return Entry{}, inEvent(CodeBadArgument, "Values cannot be larger than %d bytes. A value of size %d was provided.", MaxStorageValue, len(b))
 	}
 	return Entry{key, Value{b}}, nil
 }
@@ -163,14 +165,14 @@ func checkKey(key string) error {
 	case key == "":
 		return inEvent(CodeBadArgument, "the storage key is empty: want 1 to %d bytes", MaxStorageKey)
 	case len(key) > MaxStorageKey:
-		return inEvent(CodeBadArgument, "storage key %.40q…: it has %d bytes: want at most %d", key, len(key), MaxStorageKey)
+		return inEvent(CodeBadArgument, "Keys cannot be larger than %d bytes. A key of size %d was provided.", MaxStorageKey, len(key))
 	}
 	return nil
 }
 
 func checkKeys(keys []string) error {
 	if len(keys) > MaxKeysPerCall {
-		return inEvent(CodeBadArgument, "%d storage keys in one call: want at most %d", len(keys), MaxKeysPerCall)
+		return inEvent(CodeBadArgument, "Maximum number of key value pairs is %d. %d pairs were provided.", MaxKeysPerCall, len(keys))
 	}
 	for _, key := range keys {
 		if err := checkKey(key); err != nil {
