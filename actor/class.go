@@ -29,6 +29,7 @@ type ClassOptions struct {
 	Reentrant         bool
 	IdleTimeout       time.Duration // 0: the host's default
 	MailboxLimit      int           // 0: the host's default
+	StorageLimit      int64         // bytes; 0: none
 	Version           int
 }
 
@@ -53,6 +54,11 @@ func IdleTimeout(d time.Duration) ClassOption { return func(o *ClassOptions) { o
 
 // MailboxLimit is how many events may wait for one activation; one more is refused with ErrOverloaded. Must be positive.
 func MailboxLimit(n int) ClassOption { return func(o *ClassOptions) { o.MailboxLimit = n } }
+
+// StorageLimit is how many bytes an object may store, keys and encoded values. A write that would make it more, and more than it is, fails with
+// ErrStorageFull; reads, deletions and smaller values do not. Must be positive. Without it there is no limit. A write then also reads what it
+// replaces. The limit may change, come and go: what was stored before counts, and is measured at the first write after.
+func StorageLimit(bytes int64) ClassOption { return func(o *ClassOptions) { o.StorageLimit = bytes } }
 
 // Version is a number of yours that operators see, to tell which nodes run which code. Must be positive.
 func Version(n int) ClassOption { return func(o *ClassOptions) { o.Version = n } }
@@ -93,7 +99,7 @@ func Define[T any](name string, newT func(context.Context, *State) (T, error), o
 
 func (d *definition) setOptions(opts []ClassOption) (errs []error) {
 	const unset = -1 << 40
-	o := ClassOptions{IdleTimeout: unset, MailboxLimit: unset, Version: unset}
+	o := ClassOptions{IdleTimeout: unset, MailboxLimit: unset, StorageLimit: unset, Version: unset}
 	for _, opt := range opts {
 		opt(&o)
 	}
@@ -108,6 +114,9 @@ func (d *definition) setOptions(opts []ClassOption) (errs []error) {
 	}
 	if !check("MailboxLimit", o.MailboxLimit != unset, o.MailboxLimit <= 0, o.MailboxLimit) {
 		o.MailboxLimit = 0
+	}
+	if !check("StorageLimit", o.StorageLimit != unset, o.StorageLimit <= 0, o.StorageLimit) {
+		o.StorageLimit = 0
 	}
 	if !check("Version", o.Version != unset, o.Version <= 0, o.Version) {
 		o.Version = 0

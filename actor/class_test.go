@@ -38,7 +38,7 @@ func (*explosive) UnmarshalJSON([]byte) error { panic("boom") }
 func newGood(context.Context, *State) (*good, error) { return &good{}, nil }
 
 func TestDefine(t *testing.T) {
-	c := Define("Good", newGood, AllowStaleReplies(), IdleTimeout(time.Second), MailboxLimit(3), Version(2))
+	c := Define("Good", newGood, AllowStaleReplies(), IdleTimeout(time.Second), MailboxLimit(3), StorageLimit(9), Version(2))
 	if err := c.Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestDefine(t *testing.T) {
 	if got := c.Methods(); !slices.Equal(got, want) {
 		t.Errorf("methods %v, want %v", got, want)
 	}
-	if o := c.Options(); o != (ClassOptions{AllowStaleReplies: true, IdleTimeout: time.Second, MailboxLimit: 3, Version: 2}) || c.Version() != 2 || c.Name() != "Good" {
+	if o := c.Options(); o != (ClassOptions{AllowStaleReplies: true, IdleTimeout: time.Second, MailboxLimit: 3, StorageLimit: 9, Version: 2}) || c.Version() != 2 || c.Name() != "Good" {
 		t.Errorf("options %+v, version %d, name %q", o, c.Version(), c.Name())
 	}
 	if m, ok := c.Method("Both"); !ok || m.Arg != reflect.TypeFor[pair]() || m.Result != reflect.TypeFor[pair]() {
@@ -82,12 +82,12 @@ func (bad) Alarm(context.Context) error                  { return nil }
 func (bad) Fine(context.Context) error                   { return nil }
 
 func TestDefineRefuses(t *testing.T) {
-	c := Define("9bad", func(context.Context, *State) (bad, error) { return bad{}, nil }, IdleTimeout(0), MailboxLimit(-1), Version(0))
+	c := Define("9bad", func(context.Context, *State) (bad, error) { return bad{}, nil }, IdleTimeout(0), MailboxLimit(-1), StorageLimit(0), Version(0))
 	if c.Err() == nil {
 		t.Fatal("no error")
 	}
 	for _, want := range []string{
-		`class "9bad"`, "IdleTimeout(0s)", "MailboxLimit(-1)", "Version(0)",
+		`class "9bad"`, "IdleTimeout(0s)", "MailboxLimit(-1)", "StorageLimit(0)", "Version(0)",
 		"method Three takes 2 arguments", "Variadic is variadic", "NoError does not return an error", "Nothing does not return",
 		"TwoResults returns 2 values", "TakesChan takes a chan int", "ReturnsFunc returns a func()", "Alarm is reserved",
 	} {

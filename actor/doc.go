@@ -22,6 +22,7 @@
 //	16 CodeInternal      ErrInternal       any            something that should not happen
 //	17 CodeCanceled      ErrCanceled       any            the caller's context was cancelled
 //	18 CodeUnreachable   ErrUnreachable    any            no node could be asked, or the connection was lost before the answer
+//	19 CodeStorageFull   ErrStorageFull    Ran            the object would hold more than its class's StorageLimit; nothing of the operation was written, reads and deletes work
 //
 // Outcomes: DidNotRun, the call left no trace and may be sent again; MayHaveRun, unknown; Ran, it ran to its end and the error is its
 // answer. A zero outcome means MayHaveRun.

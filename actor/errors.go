@@ -27,6 +27,7 @@ const (
 	CodeInternal      Code = 16
 	CodeCanceled      Code = 17
 	CodeUnreachable   Code = 18
+	CodeStorageFull   Code = 19
 )
 
 // MovedText is the text of ErrMoved, as the hosted original has it.
@@ -52,6 +53,7 @@ var codes = [...]struct{ name, text string }{
 	CodeInternal:      {"internal", "internal error"},
 	CodeCanceled:      {"cancelled", "the call was cancelled"},
 	CodeUnreachable:   {"unreachable", "no node answered"},
+	CodeStorageFull:   {"storage full", "the object's storage is full"},
 }
 
 // String is the code's name, or its number if this version does not know it.
@@ -118,6 +120,7 @@ var (
 	ErrInternal      error = &Error{Code: CodeInternal}
 	ErrCanceled      error = &Error{Code: CodeCanceled}
 	ErrUnreachable   error = &Error{Code: CodeUnreachable}
+	ErrStorageFull   error = &Error{Code: CodeStorageFull}
 )
 
 // Error is the message, after the application's name for it if it has one; the object and its lease follow in brackets.

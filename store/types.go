@@ -139,6 +139,9 @@ func appendObject(b []byte, kind byte, class, key string) []byte {
 	return append(b, 0)
 }
 
+// IsObjectKey reports whether key is one of an object's storage.
+func IsObjectKey(key []byte) bool { return len(key) > 0 && key[0] == kindObject }
+
 // PrefixEnd is the least key greater than all keys with the prefix; nil if there is none.
 func PrefixEnd(prefix []byte) []byte {
 	end := append([]byte(nil), prefix...)

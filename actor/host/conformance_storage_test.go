@@ -56,18 +56,39 @@ func TestConformanceStorage(t *testing.T) {
 		name string
 		test func(w *storageTest)
 	}{
+		{"C-52 coalescing atomicity", testCoalescing},
+		{"C-53 batch order", testBatchOrder},
+		{"C-54 abort versus throw", testAbortVersusThrow},
+		{"C-55 read-your-writes", testReadYourWrites},
+		{"C-56 get", testGet},
+		{"C-57 put", testPut},
+		{"C-58 limits", testLimits},
+		{"C-59 delete", testDelete},
+		{"C-60 list order and bounds", testListOrder},
+		{"C-61 reverse, limit, prefix", testListReverse},
+		{"C-61 all", testAll},
+		{"C-62 value isolation", testIsolation},
 		{"C-63 deleteAll", testDeleteAll},
 		{"C-64 deleteAll in transaction", testDeleteAllInTransaction},
 		{"C-65 transaction", testTransaction},
 		{"C-65 a transaction has 30 s", testTransactionTimeout},
 		{"C-66 rollback()", testRollback},
 		{"C-67 nested transactions", testNestedTransactions},
+		{"bad input", testBadInput},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			inWorld(t, Options{}, func(t *testing.T, w *world) {
 				w.l.auto = true
 				row.test(&storageTest{w, t})
 			})
+		})
+	}
+	for name, test := range map[string]func(w *storageTest){"C-69 quota": testQuota, "C-69 a limit after data": testLateLimit} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, Options{}, func(t *testing.T, w *world) {
+				w.l.auto = true
+				test(&storageTest{w, t})
+			}, actor.StorageLimit(100))
 		})
 	}
 }

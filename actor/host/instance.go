@@ -15,6 +15,7 @@ type instance struct {
 	a       *Activation
 	id      actor.ID
 	prefix  []byte
+	quota   quota
 	object  actor.Instance
 	born    atomic.Bool           // the constructor has returned
 	counted bool                  // in Host.live; under the shard's lock

@@ -13,6 +13,7 @@ type pending struct {
 	writes  []store.Write
 	index   map[string]int // of the writes, once they are many
 	bytes   int
+	records int // of the writes, those of the host's own records
 	cleared bool
 	marks   []*mark // savepoints, outermost first
 }
@@ -68,13 +69,15 @@ func (p *pending) clear(w store.Write) {
 
 func weight(w *store.Write) int { return len(w.Key) + len(w.Value) + len(w.End) }
 
-// after is how many keys and bytes there would be after ws were added. No key comes twice in ws.
+func isRecord(w *store.Write) bool { return !store.IsObjectKey(w.Key) }
+
+// after is how many keys and bytes there would be after ws were added; the host's own records are no keys. No key comes twice in ws.
 func (p *pending) after(ws []store.Write) (keys, size int) {
-	keys, size = len(p.writes), p.bytes
+	keys, size = len(p.writes)-p.records, p.bytes
 	for i := range ws {
 		if j := p.find(ws[i].Key); j >= 0 {
 			size -= weight(&p.writes[j])
-		} else {
+		} else if !isRecord(&ws[i]) {
 			keys++
 		}
 		size += weight(&ws[i])
@@ -93,6 +96,9 @@ func (p *pending) add(w store.Write) {
 		return
 	}
 	p.writes = append(p.writes, w)
+	if isRecord(&w) {
+		p.records++
+	}
 	switch {
 	case p.index != nil:
 		p.index[string(w.Key)] = len(p.writes) - 1
@@ -142,7 +148,10 @@ func (p *pending) undo(i int) {
 	}
 	m := p.marks[i]
 	p.marks, p.bytes = p.marks[:i], m.bytes
-	for k := m.n; k < len(p.writes) && p.index != nil; k++ {
+	for k := m.n; k < len(p.writes); k++ {
+		if isRecord(&p.writes[k]) {
+			p.records--
+		}
 		delete(p.index, string(p.writes[k].Key))
 	}
 	clear(p.writes[m.n:])

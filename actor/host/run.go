@@ -180,6 +180,7 @@ func (r *run) late() *actor.Error {
 func (r *run) construct() *actor.Error {
 	h := r.s.h
 	b := &instance{s: r.s, a: r.a, id: r.Object, prefix: store.ObjectPrefix(r.Object.Class, r.Object.Key)}
+	b.quota.limit, b.quota.key = r.class.Options().StorageLimit, store.MetaKey(r.Object.Class, r.Object.Key, store.MetaSize)
 	r.b = b
 	r.s.mu.Lock()
 	r.a.Data = b

@@ -21,7 +21,11 @@ func (b *instance) Get(ctx context.Context, key string) ([]byte, bool, error) {
 
 func (b *instance) get(r *run, key string) ([]byte, bool, error) {
 	var room [256]byte
-	k := append(append(room[:0], b.prefix...), key...)
+	return b.read(r, append(append(room[:0], b.prefix...), key...))
+}
+
+// read is what r sees under a key of the shard. The key is not kept.
+func (b *instance) read(r *run, k []byte) ([]byte, bool, error) {
 	r.mu.Lock()
 	if r.over {
 		r.mu.Unlock()
@@ -32,9 +36,13 @@ func (b *instance) get(r *run, key string) ([]byte, bool, error) {
 	if found {
 		return value, present, nil
 	}
+	return b.recall(k)
+}
 
+// recall is what is under a key without what the running event has written.
+func (b *instance) recall(k []byte) ([]byte, bool, error) {
 	b.s.mu.Lock()
-	value, present, found = b.s.t.Lookup(b.a, k)
+	value, present, found := b.s.t.Lookup(b.a, k)
 	pos := b.s.t.Pos(b.a)
 	b.s.mu.Unlock()
 	if found {
@@ -77,13 +85,13 @@ func (b *instance) Put(ctx context.Context, entries []actor.Entry) error {
 	}
 	if len(entries) == 1 { // without a slice of its own
 		w := [1]store.Write{b.write(entries[0].Key, actor.SharedBytes(entries[0].Value), false)}
-		return b.add(r, w[:])
+		return b.change(r, w[:])
 	}
 	ws := make([]store.Write, len(entries))
 	for i := range entries {
 		ws[i] = b.write(entries[i].Key, actor.SharedBytes(entries[i].Value), false)
 	}
-	return b.add(r, ws)
+	return b.change(r, ws)
 }
 
 // Delete is of actor.Backend. A key that does not exist is not written.
@@ -102,12 +110,18 @@ func (b *instance) Delete(ctx context.Context, keys []string) (int, error) {
 			ws = append(ws, b.write(key, nil, true))
 		}
 	}
-	return len(ws), b.add(r, ws)
+	return len(ws), b.change(r, ws)
 }
 
 // DeleteAll is of actor.Backend.
 func (b *instance) DeleteAll(ctx context.Context) error {
 	r, err := b.enter(ctx)
+	if err != nil {
+		return err
+	}
+	b.quota.mu.Lock()
+	defer b.quota.mu.Unlock()
+	size, err := b.emptied()
 	if err != nil {
 		return err
 	}
@@ -124,7 +138,7 @@ func (b *instance) DeleteAll(ctx context.Context) error {
 		return err
 	}
 	r.pending.clear(store.Write{Key: b.prefix, End: store.PrefixEnd(b.prefix), Delete: true})
-	for _, w := range alarm { // few, and what was pending has gone: the batch has room
+	for _, w := range append(size, alarm...) { // few, and what was pending has gone: the batch has room
 		r.pending.add(w)
 	}
 	return nil

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -28,6 +29,7 @@ type storageModel struct {
 	now   map[string]string
 	since map[string]string // at the last batch
 	depth int               // of transactions
+	limit int               // of bytes; 0: none
 	trace []string
 }
 
@@ -58,18 +60,23 @@ func TestStorageProgrammes(t *testing.T) {
 			seed = *modelSeed
 		}
 		at = seed
+		limit := int(seed/3%3) * 300
+		var opts []actor.ClassOption
+		if limit > 0 {
+			opts = append(opts, actor.StorageLimit(int64(limit)))
+		}
 		inWorld(t, Options{CacheBytes: int(seed % 3 * 300)}, func(t *testing.T, w *world) {
 			w.l.proves.Store(true)
 			p := &programme{world: w, seed: seed, rnd: rand.New(rand.NewPCG(seed, 1)), token: 1, models: map[string]*storageModel{}}
 			for _, key := range []string{"k", "k\x01"} {
-				p.models[key] = &storageModel{t: t, rnd: p.rnd, now: map[string]string{}, since: map[string]string{}}
+				p.models[key] = &storageModel{t: t, rnd: p.rnd, limit: limit, now: map[string]string{}, since: map[string]string{}}
 			}
 			p.states = append(p.states, p.snapshot())
 			for range 4 + p.rnd.IntN(10) {
 				p.step()
 			}
 			p.crash()
-		})
+		}, opts...)
 		if *modelSeed != 0 || t.Failed() {
 			return
 		}
@@ -146,6 +153,10 @@ func (p *programme) crash() {
 	for key, m := range p.models {
 		m.since, m.now, m.depth = maps.Clone(state[key]), maps.Clone(state[key]), 0
 		m.note("crash")
+		record := w64(p.l.data[string(store.MetaKey("Probe", key, store.MetaSize))])
+		if want := size(m.now); m.limit > 0 && record != want || m.limit == 0 && record != 0 {
+			p.t.Errorf("%q: %d bytes recorded, %d stored\n%s", key, record, want, strings.Join(m.trace, "\n"))
+		}
 		p.hooks.do["check"] = func(ctx context.Context, pr *probe) (string, error) { return "", m.check(ctx, pr.st) }
 		c := p.send(key, "Do", "check")
 		if c.want(""); p.t.Failed() {
@@ -218,8 +229,7 @@ func (m *storageModel) body(ctx context.Context, st *actor.Storage, s ops, n int
 		case 0, 1, 2:
 			key, value := m.key(), m.value()
 			m.note("put %q %d", key, len(value))
-			m.now[key] = value
-			err = use.Put(ctx, key, value)
+			err = m.stored(map[string]any{key: value}, use.Put(ctx, key, value))
 		case 3:
 			err = m.putMany(ctx, use)
 		case 4, 5:
@@ -249,11 +259,35 @@ func (m *storageModel) putMany(ctx context.Context, s ops) error {
 	for range m.rnd.IntN(12) {
 		entries[m.key()] = m.value()
 	}
-	for k, v := range entries {
-		m.now[k] = v.(string)
-	}
 	m.note("put %q", slices.Sorted(maps.Keys(entries)))
-	return s.PutMany(ctx, entries)
+	return m.stored(entries, s.PutMany(ctx, entries))
+}
+
+// stored puts entries into the model, unless they are too many for it: then err must say so.
+func (m *storageModel) stored(entries map[string]any, err error) error {
+	next := maps.Clone(m.now)
+	for k, v := range entries {
+		next[k] = v.(string)
+	}
+	before, after := size(m.now), size(next)
+	if m.limit > 0 && after > m.limit && after > before {
+		if !errors.Is(err, actor.ErrStorageFull) {
+			return m.fail("%d bytes instead of %d, and %w", after, before, err)
+		}
+		m.note("full")
+		return nil
+	}
+	m.now = next
+	return err
+}
+
+// size is what the strings of a map take, encoded.
+func size(kv map[string]string) (n int) {
+	for k, v := range kv {
+		b, _ := actor.Marshal(v)
+		n += len(k) + len(b)
+	}
+	return n
 }
 
 func (m *storageModel) delete(ctx context.Context, s ops) error {
@@ -363,8 +397,8 @@ func (m *storageModel) loop(ctx context.Context, s ops) error {
 				delete(m.now, k)
 				_, err = s.Delete(ctx, k)
 			} else {
-				m.now[k] = m.value()
-				err = s.Put(ctx, k, m.now[k])
+				v := m.value()
+				err = m.stored(map[string]any{k: v}, s.Put(ctx, k, v))
 			}
 			if err != nil {
 				return err
@@ -477,4 +511,10 @@ func (m *storageModel) check(ctx context.Context, st *actor.Storage) error {
 		entries = append(entries, e)
 	}
 	return m.compare(entries, o)
+}
+
+// w64 reads a record; 0 if there is none.
+func w64(record []byte) int {
+	n, _ := binary.Uvarint(record)
+	return int(n)
 }

@@ -74,6 +74,8 @@ func (s *savepoint) Commit() bool {
 
 // Rollback is of actor.Savepoint.
 func (s *savepoint) Rollback(inner bool) bool {
+	s.r.b.quota.mu.Lock() // no size may be read on one side and written on the other
+	defer s.r.b.quota.mu.Unlock()
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
 	i := s.index()

@@ -1,0 +1,120 @@
+package host
+
+import (
+	"encoding/binary"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/ringfence/ringfence/actor"
+	"github.com/ringfence/ringfence/store"
+)
+
+// quota is how much an object may store. What it stores is in a record of its own, which changes in the same batch as the data, through the
+// same layers: so transactions, resets and changes of owner leave it right. Only objects whose class has a limit have the record. If it is missing
+// the data is measured: it may be older than the limit.
+type quota struct {
+	limit int64       // 0: none
+	key   []byte      // of the record
+	none  atomic.Bool // there is no limit, and no record from a time when there was one
+
+	mu sync.Mutex // from the reading of a size to the writing of the next: goroutines of one event may write at once
+}
+
+// change adds writes to the event's batch, and what they do to the record: all or none.
+func (b *instance) change(r *run, ws []store.Write) error {
+	q := &b.quota
+	if q.limit == 0 && q.none.Load() {
+		return b.add(r, ws)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var record []store.Write
+	var err error
+	if q.limit == 0 {
+		record, err = b.unmeasured()
+	} else {
+		record, err = b.measured(r, ws)
+	}
+	if err != nil {
+		return err
+	}
+	return b.add(r, append(ws, record...))
+}
+
+// unmeasured takes away the record of an object whose class has no limit any more: it would be wrong when the class has one again.
+func (b *instance) unmeasured() ([]store.Write, error) {
+	_, present, err := b.recall(b.quota.key)
+	if err != nil {
+		return nil, err
+	}
+	if !present {
+		b.quota.none.Store(true)
+		return nil, nil
+	}
+	return []store.Write{{Key: b.quota.key, Delete: true}}, nil
+}
+
+// measured is the record after ws, if that changes it.
+func (b *instance) measured(r *run, ws []store.Write) ([]store.Write, error) {
+	before, known, err := b.size(r)
+	if err != nil {
+		return nil, err
+	}
+	after := before
+	for i := range ws {
+		w := &ws[i]
+		old, present, err := b.read(r, w.Key)
+		if err != nil {
+			return nil, err
+		}
+		name := int64(len(w.Key) - len(b.prefix))
+		if present {
+			after -= name + int64(len(old))
+		}
+		if !w.Delete {
+			after += name + int64(len(w.Value))
+		}
+	}
+	switch {
+	case after > before && after > b.quota.limit:
+		return nil, &actor.Error{Code: actor.CodeStorageFull, Outcome: actor.Ran, Remote: true, Object: b.id,
+			Message: fmt.Sprintf("the object's storage is full: it holds %d bytes, this would make it %d, and its class allows %d; nothing of this operation was written", before, after, b.quota.limit)}
+	case after == before && known:
+		return nil, nil
+	case after == 0:
+		return []store.Write{{Key: b.quota.key, Delete: true}}, nil
+	}
+	return []store.Write{{Key: b.quota.key, Value: binary.AppendUvarint(nil, uint64(after))}}, nil
+}
+
+// size is how many bytes the object stores, keys and values, as the event sees it, and whether the record says so.
+func (b *instance) size(r *run) (size int64, known bool, _ error) {
+	raw, present, err := b.read(r, b.quota.key)
+	if err != nil {
+		return 0, false, err
+	}
+	if n, w := binary.Uvarint(raw); present && w > 0 {
+		return int64(n), true, nil
+	}
+	o := actor.ListOptions{}
+	for more := true; more; {
+		var entries []actor.Entry
+		if entries, more, err = b.list(r, o, 1<<20); err != nil {
+			return 0, false, err
+		}
+		for _, e := range entries {
+			size += int64(len(e.Key) + len(actor.SharedBytes(e.Value)))
+			o.Start = e.Key + "\x00"
+		}
+	}
+	return size, size == 0, nil
+}
+
+// emptied takes the record away with everything else. Called with quota.mu held.
+func (b *instance) emptied() ([]store.Write, error) {
+	if b.quota.limit == 0 {
+		return b.unmeasured()
+	}
+	return []store.Write{{Key: b.quota.key, Delete: true}}, nil
+}
