@@ -52,10 +52,11 @@ func (t *Tenure) Break(out []Action, a *Activation, running, queued any) []Actio
 	if a.gone || t.lost {
 		return out
 	}
+	round, after := t.round, t.next
 	out = t.drop(out, a)
 	out = t.answerAll(out, a, running)
 	if queued != nil {
-		out = t.failQueued(out, a.o, &End{Reply: queued}, t.round, t.next)
+		out = t.failQueued(out, a.o, &End{Reply: queued}, round, after)
 	}
 	return t.renew(out, a)
 }

@@ -310,6 +310,9 @@ func (b *instance) reset(running, queued *actor.Error) {
 	if queued != nil {
 		waiting = &Result{Err: fatal{queued}.of(actor.DidNotRun)}
 	}
+	if len(runs) > 1 { // which of them it was nobody knows; the others are cut off half-way
+		running = fatal{running}.of(actor.MayHaveRun)
+	}
 	out := s.t.Break(buf[:0], b.a, &Result{Err: running}, waiting)
 	s.settle(out)
 	s.do(out)
