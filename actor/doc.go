@@ -23,6 +23,8 @@
 //	17 CodeCanceled      ErrCanceled       any            the caller's context was cancelled
 //	18 CodeUnreachable   ErrUnreachable    any            no node could be asked, or the connection was lost before the answer
 //	19 CodeStorageFull   ErrStorageFull    Ran            the object would hold more than its class's StorageLimit; nothing of the operation was written, reads and deletes work
+//	20 CodeInterrupted   ErrInterrupted    MayHaveRun     a call with the same idempotency key was cut off after part of its effects: nothing is run again, look at the object
+//	21 CodeNotStored     ErrNotStored      Ran            a call with the same idempotency key ran; its reply was too large to be stored
 //
 // Outcomes: DidNotRun, the call left no trace and may be sent again; MayHaveRun, unknown; Ran, it ran to its end and the error is its
 // answer. A zero outcome means MayHaveRun.

@@ -28,6 +28,8 @@ const (
 	CodeCanceled      Code = 17
 	CodeUnreachable   Code = 18
 	CodeStorageFull   Code = 19
+	CodeInterrupted   Code = 20
+	CodeNotStored     Code = 21
 )
 
 // MovedText is the text of ErrMoved, as the hosted original has it.
@@ -54,6 +56,8 @@ var codes = [...]struct{ name, text string }{
 	CodeCanceled:      {"cancelled", "the call was cancelled"},
 	CodeUnreachable:   {"unreachable", "no node answered"},
 	CodeStorageFull:   {"storage full", "the object's storage is full"},
+	CodeInterrupted:   {"interrupted", "an earlier call with this idempotency key was cut off after part of its effects; it is not run again"},
+	CodeNotStored:     {"reply not stored", "an earlier call with this idempotency key ran, but its reply was too large to be stored"},
 }
 
 // String is the code's name, or its number if this version does not know it.
@@ -121,6 +125,8 @@ var (
 	ErrCanceled      error = &Error{Code: CodeCanceled}
 	ErrUnreachable   error = &Error{Code: CodeUnreachable}
 	ErrStorageFull   error = &Error{Code: CodeStorageFull}
+	ErrInterrupted   error = &Error{Code: CodeInterrupted}
+	ErrNotStored     error = &Error{Code: CodeNotStored}
 )
 
 // Error is the message, after the application's name for it if it has one; the object and its lease follow in brackets.

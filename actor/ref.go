@@ -16,7 +16,10 @@ type Ref interface {
 type CallOption func(*CallOptions)
 
 // CallOptions is what the options of a call add up to, for implementations of Ref.
-type CallOptions struct{}
+type CallOptions struct {
+	Idempotent string // the idempotency key; empty for none
+	Err        *Error // what is wrong with an option: the call is to fail with a copy of it
+}
 
 // ApplyCallOptions adds up opts.
 func ApplyCallOptions(opts []CallOption) CallOptions {

@@ -116,7 +116,8 @@ const (
 
 // The records that the host keeps about an object. Numbers only grow, and a number once used keeps its meaning.
 const (
-	MetaSize byte = 4 // bytes stored, of an object whose class limits them
+	MetaReply byte = 2 // what a call with an idempotency key came to; the key follows
+	MetaSize  byte = 4 // bytes stored, of an object whose class limits them
 )
 
 // MetaKey is the key of a record that the host keeps about an object: kind ‖ class ‖ 0 ‖ key ‖ 0 ‖ record. Neither part may contain NUL.

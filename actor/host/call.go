@@ -16,6 +16,8 @@ type Call struct {
 	Arg      []byte    // not changed by anyone
 	Deadline time.Time // zero: none
 	Chain    []string  // objects that wait for this call, outermost first
+	// Idempotent is the idempotency key, see actor.Idempotent; empty for none.
+	Idempotent string
 	// Respond is called exactly once, on any goroutine, and must not block. The result is the receiver's.
 	Respond func(*Result)
 }
@@ -33,7 +35,7 @@ type Result struct {
 const callOverhead = 512
 
 func (c *Call) weight() int {
-	return callOverhead + len(c.Object.Class) + len(c.Object.Key) + len(c.Method) + len(c.Arg)
+	return callOverhead + len(c.Object.Class) + len(c.Object.Key) + len(c.Method) + len(c.Arg) + len(c.Idempotent)
 }
 
 // comesBack: its object waits for it.

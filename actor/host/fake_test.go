@@ -127,8 +127,12 @@ func (l *fake) Confirm(n uint64) {
 }
 
 // apply applies n more batches.
-func (l *fake) apply(n int) {
+func (l *fake) apply(n int) { l.h.Applied(fakeShard, l.token, l.land(n)) }
+
+// land applies n more batches, of which the host does not hear.
+func (l *fake) land(n int) (pos uint64) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	for range n {
 		for _, w := range l.batches[l.applied] {
 			switch {
@@ -142,9 +146,7 @@ func (l *fake) apply(n int) {
 		}
 		l.applied++
 	}
-	pos := uint64(l.applied)
-	l.mu.Unlock()
-	l.h.Applied(fakeShard, l.token, pos)
+	return uint64(l.applied)
 }
 
 func (l *fake) confirm() {

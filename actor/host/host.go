@@ -166,6 +166,12 @@ func (h *Host) newRun(sh *shard, c *Call) (*run, *actor.Error) {
 	if !ok {
 		return nil, cl.NoMethod(c.Method)
 	}
+	if c.Idempotent != "" {
+		if err := actor.CheckIdempotencyKey(c.Idempotent); err != nil {
+			err.Object = c.Object
+			return nil, err
+		}
+	}
 	inner := c.comesBack()
 	if inner && !cl.policy.Reentrant && !cl.policy.Interleaved {
 		return nil, c.cycle()

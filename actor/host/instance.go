@@ -20,6 +20,7 @@ type instance struct {
 	born    atomic.Bool           // the constructor has returned
 	counted bool                  // in Host.live; under the shard's lock
 	broken  atomic.Pointer[fatal] // why it was reset
+	ledger  ledger                // of idempotency keys
 }
 
 var (
@@ -98,7 +99,7 @@ func (b *instance) Sync(ctx context.Context) error {
 		return err
 	}
 	wait := make(chan Why, 1)
-	if err := b.push(ctx, r, wait); err != nil {
+	if err := b.push(ctx, r, wait, false); err != nil {
 		return err
 	}
 	return b.settled(ctx, r, wait)

@@ -70,7 +70,7 @@ func (o *outRef) Start(ctx context.Context, method string, arg any, opts ...acto
 		return c.fail(&actor.Error{Code: actor.CodeOverloaded, Outcome: actor.DidNotRun, Overloaded: true, Object: o.id, Message: "1,024 calls of this Ref wait for the writes before them: wait for some, or Sync"})
 	}
 	c.ctx, c.cancel = detached(ctx, r)
-	if err := o.b.push(ctx, r, c); err != nil {
+	if err := o.b.push(ctx, r, c, true); err != nil {
 		c.err = err
 		c.opened(WhyReset)
 	}

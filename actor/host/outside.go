@@ -26,10 +26,11 @@ func (b *instance) inside(ctx context.Context) (*run, error) {
 	return r, nil
 }
 
-// push submits what r has written, once the lease has room for it, and has waiter hear when all of the object is applied.
-func (b *instance) push(ctx context.Context, r *run, waiter any) error {
+// push submits what r has written, once the lease has room for it, and has waiter hear when all of the object is applied. outward: r does it to
+// go outside, where it may have effects.
+func (b *instance) push(ctx context.Context, r *run, waiter any, outward bool) error {
 	for {
-		space, err := b.submit(r, waiter)
+		space, err := b.submit(r, waiter, outward)
 		if space == nil {
 			return err
 		}
@@ -41,7 +42,7 @@ func (b *instance) push(ctx context.Context, r *run, waiter any) error {
 }
 
 // submit makes a batch of what r has written and has waiter hear when it is applied. If the lease is too busy it returns what to wait for.
-func (b *instance) submit(r *run, waiter any) (space chan struct{}, _ error) {
+func (b *instance) submit(r *run, waiter any, outward bool) (space chan struct{}, _ error) {
 	var buf acts
 	s := b.s
 	r.mu.Lock()
@@ -53,6 +54,9 @@ func (b *instance) submit(r *run, waiter any) (space chan struct{}, _ error) {
 		r.mu.Unlock()
 		return nil, err
 	}
+	if outward || len(r.pending.writes) > 0 {
+		r.begun()
+	}
 	s.mu.Lock()
 	out := buf[:0]
 	if ws := r.pending.writes; len(ws) > 0 && s.t.Broken(&r.Event) == 0 {
@@ -62,6 +66,9 @@ func (b *instance) submit(r *run, waiter any) (space chan struct{}, _ error) {
 			s.mu.Unlock()
 			r.mu.Unlock()
 			return space, nil
+		}
+		if r.attempt != nil {
+			r.attempt.noted = true
 		}
 		if !s.t.IsLost() {
 			out = s.t.Submit(out, b.a, r.pending.take())
@@ -174,7 +181,7 @@ func (b *instance) Await(ctx context.Context, fn func(context.Context) error) er
 		return err
 	}
 	wait := make(chan Why, 1)
-	if err := b.push(ctx, r, wait); err != nil {
+	if err := b.push(ctx, r, wait, true); err != nil {
 		return err
 	}
 	b.leave(r)

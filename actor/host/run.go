@@ -36,6 +36,7 @@ type run struct {
 	over    bool          // the code has returned: storage is closed to it
 	back    chan struct{} // while a goroutine of the event asks for the turn: closed when it is there
 	depth   int           // of critical sections
+	attempt *attempt      // nil unless it has an idempotency key and its method was entered
 	pending pending
 	inner   context.Context // made by the first Done
 	cancel2 context.CancelFunc
@@ -125,6 +126,11 @@ func (r *run) body() ending {
 			h.log.Warn("a task of WaitUntil failed", "object", r.Object.String(), "cause", err)
 		}
 		return returned
+	}
+	if r.call.Idempotent != "" {
+		if e, ok := r.recall(); ok {
+			return e
+		}
 	}
 	value, enc, err := r.method.Call(r, r.b.object, arg, enc)
 	if err != nil {
@@ -217,15 +223,19 @@ func (r *run) construct() *actor.Error {
 	return nil
 }
 
-// seal closes storage to the event's code and takes what it has written.
-func (r *run) seal() []store.Write {
+// seal closes storage to the event's code and takes what it has written, with what is to be remembered of it.
+func (r *run) seal(e ending) []store.Write {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.over = true
 	if r.cancel2 != nil {
 		r.cancel2()
 	}
-	return r.pending.take()
+	ws := r.pending.take()
+	if e == returned {
+		ws = r.remember(ws)
+	}
+	return ws
 }
 
 func (r *run) cancel() {

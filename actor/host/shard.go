@@ -211,7 +211,7 @@ func (s *shard) work(a *Activation, r *run) {
 // end tells the Tenure how the code of r ended, and returns what its goroutine goes on with.
 func (s *shard) end(r *run, e ending) (*Activation, *run) {
 	var buf acts
-	writes := r.seal()
+	writes := r.seal(e)
 	for {
 		s.mu.Lock()
 		out, err := buf[:0], error(nil)
@@ -225,6 +225,7 @@ func (s *shard) end(r *run, e ending) (*Activation, *run) {
 		}
 		if err == nil {
 			out = s.ended(out, r, e, writes)
+			r.attemptEnded()
 			s.settle(out)
 			return s.perform(out)
 		}

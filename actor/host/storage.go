@@ -159,10 +159,11 @@ func (b *instance) add(r *run, ws []store.Write) error {
 	if r.over {
 		return b.ended()
 	}
-	if keys, size := r.pending.after(ws); keys > actor.MaxBatchKeys || size > actor.MaxBatchBytes {
+	maxKeys, maxBytes := r.room()
+	if keys, size := r.pending.after(ws); keys > maxKeys || size > maxBytes {
 		return &actor.Error{Code: actor.CodeBatchTooLarge, Outcome: actor.Ran, Remote: true, Object: b.id,
 			Message: fmt.Sprintf("the event's batch would have %d keys and %d bytes, the object's name with each key: at most %d and %d are allowed; nothing of this operation was written: Sync before it, or write less",
-				keys, size, actor.MaxBatchKeys, actor.MaxBatchBytes)}
+				keys, size, maxKeys, maxBytes)}
 	}
 	for _, w := range ws {
 		r.pending.add(w)
