@@ -73,7 +73,7 @@ func (b *inbox) call(c *transport.Call, reply func(*transport.Reply)) {
 		return
 	}
 	shard := r.ShardOf(c.Class, c.Key)
-	event := &host.Call{Object: object, Method: c.Method, Encoding: uint8(c.Encoding), Arg: c.Arg, Chain: c.Chain}
+	event := &host.Call{Object: object, Method: c.Method, Encoding: uint8(c.Encoding), Arg: c.Arg, Chain: c.Chain, Idempotent: c.Idempotent}
 	if c.TimeoutMillis > 0 {
 		event.Deadline = time.Now().Add(time.Duration(min(c.TimeoutMillis, math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond)
 	}
@@ -126,7 +126,9 @@ func (b *inbox) failAt(c *transport.Call, reply func(*transport.Reply), shard ri
 	b.failWith(c, reply, err, hint)
 }
 
-func (b *inbox) fail(c *transport.Call, reply func(*transport.Reply), err *actor.Error) { b.failWith(c, reply, err, 0) }
+func (b *inbox) fail(c *transport.Call, reply func(*transport.Reply), err *actor.Error) {
+	b.failWith(c, reply, err, 0)
+}
 
 // failWith answers with an error. That a call did not run is noted before anything else of its stream can be looked at.
 func (b *inbox) failWith(c *transport.Call, reply func(*transport.Reply), err *actor.Error, hint ring.NodeID) {

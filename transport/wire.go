@@ -85,7 +85,7 @@ type Call struct {
 	Stream     uint64
 	Generation uint64
 	Chain      []string // objects that wait for this call, outermost first
-	Idempotent string   // idempotency key; reserved
+	Idempotent string   // idempotency key, empty for none: an owner that has answered a call with it before says the same again
 }
 
 // Reply answers a call. Body: a msgpack array of the fields in this order.

@@ -16,16 +16,17 @@ const maxPayload = transport.MaxCallBody - 256<<10
 // call is one call on its way. Its ref's lock guards it until done is closed; then it does not change any more.
 type call struct {
 	routed
-	ref      *ref
-	method   string
-	encoding transport.Encoding
-	arg      []byte
-	size     int // of arg, which ends with the call
-	chain    []string
-	deadline time.Time
-	timer    *time.Timer // for the deadline, unless the caller's context has it
-	unwatch  func() bool // ends watching the caller's context; nil if that is watched by the waiter
-	why      actor.Code  // of giving up: deadline, cancelled, stopping
+	ref        *ref
+	method     string
+	encoding   transport.Encoding
+	arg        []byte
+	size       int // of arg, which ends with the call
+	chain      []string
+	idempotent string
+	deadline   time.Time
+	timer      *time.Timer // for the deadline, unless the caller's context has it
+	unwatch    func() bool // ends watching the caller's context; nil if that is watched by the waiter
+	why        actor.Code  // of giving up: deadline, cancelled, stopping
 
 	finished chan struct{}
 	reply    *reply

@@ -84,13 +84,13 @@ func (c *Client) object(class, key string) *ref {
 }
 
 // CallJSON calls a method with a JSON argument (none if empty) and returns the JSON of its result, empty if it has none. The owner
-// converts; see the package actor for the shapes. The error is an *actor.Error.
-func (c *Client) CallJSON(ctx context.Context, class, key, method string, jsonArg []byte) ([]byte, error) {
+// converts; see the package actor for the shapes. The options are those of Ref.Call. The error is an *actor.Error.
+func (c *Client) CallJSON(ctx context.Context, class, key, method string, jsonArg []byte, opts ...actor.CallOption) ([]byte, error) {
 	r := c.object(class, key)
 	if len(jsonArg) > 0 && !json.Valid(jsonArg) {
 		return nil, failed(r.id, actor.CodeBadArgument, "the argument %.100q is not JSON: strings need double quotes", jsonArg)
 	}
-	return r.callJSON(ctx, method, jsonArg)
+	return r.callJSON(ctx, method, jsonArg, opts)
 }
 
 // Close ends all connections and waits until the client's goroutines are gone. Calls that wait to be sent fail with

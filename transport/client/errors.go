@@ -41,27 +41,42 @@ func classify(r *reply) answer {
 	switch {
 	case r.Code == 0:
 		a.kind = answerOK
+	case outcome(r.Outcome) == actor.MayHaveRun && r.Flags&transport.FlagRetryable != 0 && !overloaded:
+		a.kind, a.text = answerMaybe, why(r)
 	case actor.Outcome(r.Outcome) != actor.DidNotRun:
 		a.kind = answerRan
 	case !overloaded && r.Flags&transport.FlagRetryable != 0 && r.Flags&transport.FlagRemote == 0:
-		a.kind = answerRefused
-		if a.text = r.Message; a.text == "" {
-			a.text = actor.Code(r.Code).String()
-		}
+		a.kind, a.text = answerRefused, why(r)
 	default:
 		a.kind, a.overloaded = answerFailed, overloaded
 	}
 	return a
 }
 
-// verdictError makes what a stream decided the caller's error; nil is success.
+// why is the server's text, for the error at the deadline.
+func why(r *reply) string {
+	if r.Message != "" {
+		return r.Message
+	}
+	return actor.Code(r.Code).String()
+}
+
+// verdictError makes what a stream decided the caller's error; nil is success. What is said of the last try does not undo the earlier ones.
 func (c *call) verdictError(how verdict, a *answer) error {
+	if how == verdictReply && a.reply.Code == 0 {
+		return nil
+	}
+	e := c.lastError(how, a)
+	if c.mayBe && e.Outcome == actor.DidNotRun {
+		e.Outcome = actor.MayHaveRun
+	}
+	return e
+}
+
+func (c *call) lastError(how verdict, a *answer) *actor.Error {
 	e := &actor.Error{Object: c.ref.id, Retryable: true, Outcome: actor.DidNotRun}
 	switch how {
 	case verdictReply:
-		if a.reply.Code == 0 {
-			return nil
-		}
 		return replyError(c.ref.id, &a.reply.Reply)
 	case verdictLost:
 		e.Code, e.Outcome = actor.CodeUnreachable, actor.MayHaveRun
@@ -76,11 +91,19 @@ func (c *call) verdictError(how verdict, a *answer) error {
 		e.Code, e.Overloaded = actor.CodeOverloaded, true
 		e.Message = fmt.Sprintf("%d calls of this Ref are underway: wait for some, or raise Options.MaxPerRef", c.ref.client.opts.MaxPerRef)
 	case verdictOvertaken:
+		if c.mayBe {
+			e.Code = actor.CodeUnreachable
+			e.Message = "the call may have run, and a later call of the same Ref did, so it is not sent again: " + c.last
+			break
+		}
 		e.Code = actor.CodeInternal
 		e.Message = "the call was refused although a later call of the same Ref ran; it is not run after that"
 	case verdictNotRun:
 		e.Code = c.why
 		e.Message = c.whyText() + " before the call could run"
+		if c.mayBe {
+			e.Message = c.whyText() + " before it was known whether the call had run"
+		}
 		if c.last != "" {
 			e.Message += fmt.Sprintf("; it was tried %d times, last on %s: %s", c.tries, c.ref.client.nodeText(c.asked), c.last)
 		}

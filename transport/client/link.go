@@ -198,7 +198,7 @@ func (c *call) wire() transport.Call {
 		millis = uint64((left + time.Millisecond - 1) / time.Millisecond)
 	}
 	return transport.Call{Class: c.ref.id.Class, Key: c.ref.id.Key, Method: c.method, Encoding: c.encoding, Arg: c.arg,
-		TimeoutMillis: millis, Stream: c.ref.stream, Generation: c.gen, Chain: c.chain}
+		TimeoutMillis: millis, Stream: c.ref.stream, Generation: c.gen, Chain: c.chain, Idempotent: c.idempotent}
 }
 
 // withdraw implements sender.

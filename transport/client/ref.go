@@ -91,7 +91,12 @@ func (r *ref) enter(ctx context.Context, method string, enc transport.Encoding, 
 	if err := r.check(ctx, method, arg); err != nil {
 		return nil, err
 	}
-	_ = actor.ApplyCallOptions(opts)
+	options := actor.ApplyCallOptions(opts)
+	if options.Err != nil {
+		e := *options.Err
+		e.Object = r.id
+		return nil, &e
+	}
 	cl := r.client
 	var chain []string
 	if cl.opts.Chain != nil {
@@ -105,7 +110,8 @@ func (r *ref) enter(ctx context.Context, method string, enc transport.Encoding, 
 		e.Retryable, e.Overloaded = true, true
 		return nil, e
 	}
-	c := &call{ref: r, method: method, encoding: enc, arg: arg, size: len(arg), chain: chain, finished: make(chan struct{})}
+	c := &call{ref: r, method: method, encoding: enc, arg: arg, size: len(arg), chain: chain, idempotent: options.Idempotent, finished: make(chan struct{})}
+	c.again = c.idempotent != ""
 	deadline, has := ctx.Deadline()
 	if !has {
 		deadline = time.Now().Add(cl.opts.Timeout)
@@ -255,8 +261,8 @@ func (r *ref) target() string { return r.client.nodeText(r.wayTo) }
 
 // callJSON is Call with argument and result in JSON, as they are. No argument is an empty one tagged JSON, so that the owner
 // knows how to answer.
-func (r *ref) callJSON(ctx context.Context, method string, arg []byte) ([]byte, error) {
-	c, err := r.enter(ctx, method, transport.EncodingJSON, arg, nil, false)
+func (r *ref) callJSON(ctx context.Context, method string, arg []byte, opts []actor.CallOption) ([]byte, error) {
+	c, err := r.enter(ctx, method, transport.EncodingJSON, arg, opts, false)
 	if err != nil {
 		return nil, err
 	}

@@ -117,6 +117,7 @@ const (
 	answerRefused                   // it did not run and may be sent again
 	answerFailed                    // it did not run, and sending it again would not help
 	answerUnsent                    // its frame never left
+	answerMaybe                     // it may have run, by the server's word, for a transient cause
 	answerLost                      // the connection was lost after its frame may have left
 	answerFull                      // its frame never left because the connection has too many calls in flight
 )

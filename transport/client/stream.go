@@ -15,6 +15,8 @@ type routed struct {
 	tries int
 	asked ring.NodeID // the node of the last try
 	last  string      // what the last try came to; empty before the first answer
+	again bool        // sending it twice does no harm: what may have run is sent again
+	mayBe bool        // an earlier try may have run
 }
 
 type callState uint8
@@ -31,6 +33,9 @@ const (
 // Once a call did not run, the generation is over: nothing is sent until every call in flight has been answered, then the
 // generation is raised and what did not run is sent again in order. Only then, or when nothing is in flight, may the
 // connection change.
+//
+// A call that does no harm when it runs twice (again) is sent again also if it may have run: it takes effect where it first ran, or runs in
+// its place among those sent again, so what holds for a refused one holds for it. If later ones have run it is not: nobody knows which it would be.
 type stream struct {
 	gen     uint64
 	limit   int // calls entered and not finished
@@ -117,9 +122,22 @@ func (s *stream) answered(c *call, a answer, v *view) {
 		s.complete(c, verdictReply, a)
 	case answerFull:
 		s.complete(c, verdictFull, a)
+	case answerMaybe:
+		if !c.again {
+			s.maxRan = max(s.maxRan, c.seq)
+			s.turn, s.hops, s.failures, s.missed, s.redirect = 0, 0, 0, 0, 0
+			s.complete(c, verdictReply, a)
+			break
+		}
+		s.endGeneration(a, news, v)
+		s.repeat(c, a)
 	case answerLost:
 		s.endGeneration(a, news, v)
-		s.complete(c, verdictLost, a)
+		if !c.again {
+			s.complete(c, verdictLost, a)
+			break
+		}
+		s.repeat(c, a)
 	case answerRefused, answerUnsent:
 		s.endGeneration(a, news, v)
 		s.requeue(c, a)
@@ -139,7 +157,13 @@ func (s *stream) next(v *view) {
 	s.pump(v)
 }
 
-// requeue takes back a call that did not run.
+// repeat takes back a call that may have run.
+func (s *stream) repeat(c *call, a answer) {
+	c.mayBe = true
+	s.requeue(c, a)
+}
+
+// requeue takes back a call that is to be sent again.
 func (s *stream) requeue(c *call, a answer) {
 	if c.done {
 		return
@@ -172,7 +196,7 @@ func (s *stream) endGeneration(a answer, news bool, v *view) {
 	case answerFailed: // the node is the right one; only an overloaded one is given time
 		s.pause = a.overloaded
 		return
-	case answerRefused:
+	case answerRefused, answerMaybe:
 		if target := s.follow(a, news, v); target != 0 {
 			s.redirect, s.turn = target, 0
 			s.hops++
