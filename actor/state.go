@@ -22,7 +22,7 @@ type Backend interface {
 	// GetMany returns those of the keys that exist, in ascending order. No key comes twice.
 	GetMany(ctx context.Context, keys []string) ([]Entry, error)
 	// Put adds writes to the event's batch: all, or on error none. No key comes twice. It takes over the values' bytes.
-	Put(ctx context.Context, entries []Entry) error
+	Put(ctx context.Context, entries []Entry, o PutOptions) error
 	// Delete adds deletions to the event's batch and returns how many of the keys existed. No key comes twice.
 	Delete(ctx context.Context, keys []string) (int, error)
 	// DeleteAll adds to the event's batch that all keys are removed, and the alarm.

@@ -91,18 +91,40 @@ func (s *Storage) GetMany(ctx context.Context, keys ...string) (map[string]Value
 	return values, nil
 }
 
+// PutOptions is what the options of a Put add up to.
+type PutOptions struct {
+	Unconfirmed bool
+}
+
+// PutOption changes a Put.
+type PutOption func(*PutOptions)
+
+// Unconfirmed lets what leaves the object go without waiting for this write: replies, and calls to other objects. A caller may hear of it and
+// then find it gone, with all that came after it, if the owner dies just then; the object is reset then as always. If the batch has
+// any other write, what leaves waits for all of it. Sync waits for every write.
+func Unconfirmed() PutOption { return func(o *PutOptions) { o.Unconfirmed = true } }
+
+func putOptions(opts []PutOption) (o PutOptions) {
+	for _, opt := range opts {
+		if opt != nil {
+			opt(&o)
+		}
+	}
+	return o
+}
+
 // Put stores value under key. It is encoded before Put returns: later changes of value do not count.
-func (s *Storage) Put(ctx context.Context, key string, value any) error {
+func (s *Storage) Put(ctx context.Context, key string, value any, opts ...PutOption) error {
 	e, err := newEntry(key, value)
 	if err != nil {
 		return err
 	}
 	defer s.writes.Add(1)
-	return s.b.Put(ctx, []Entry{e})
+	return s.b.Put(ctx, []Entry{e}, putOptions(opts))
 }
 
 // PutMany stores all entries, at most 10,000, or on error none.
-func (s *Storage) PutMany(ctx context.Context, entries map[string]any) error {
+func (s *Storage) PutMany(ctx context.Context, entries map[string]any, opts ...PutOption) error {
 	if len(entries) > MaxBatchKeys {
 		return inEvent(CodeBatchTooLarge, "PutMany of %d keys: a batch has at most %d; nothing was written", len(entries), MaxBatchKeys)
 	}
@@ -115,7 +137,7 @@ func (s *Storage) PutMany(ctx context.Context, entries map[string]any) error {
 		encoded = append(encoded, e)
 	}
 	defer s.writes.Add(1)
-	return s.b.Put(ctx, encoded)
+	return s.b.Put(ctx, encoded, putOptions(opts))
 }
 
 // Delete removes at most 128 keys and returns how many of them existed.

@@ -37,7 +37,7 @@ func (m *memory) GetMany(_ context.Context, keys []string) (found []Entry, _ err
 	return found, m.fail
 }
 
-func (m *memory) Put(_ context.Context, entries []Entry) error {
+func (m *memory) Put(_ context.Context, entries []Entry, _ PutOptions) error {
 	m.puts++
 	for _, e := range entries {
 		m.data[e.Key] = SharedBytes(e.Value)

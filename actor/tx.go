@@ -151,19 +151,19 @@ func (tx *Tx) GetMany(ctx context.Context, keys ...string) (map[string]Value, er
 }
 
 // Put is Storage.Put.
-func (tx *Tx) Put(ctx context.Context, key string, value any) error {
+func (tx *Tx) Put(ctx context.Context, key string, value any, opts ...PutOption) error {
 	if err := tx.check("put()"); err != nil {
 		return err
 	}
-	return tx.s.Put(ctx, key, value)
+	return tx.s.Put(ctx, key, value, opts...)
 }
 
 // PutMany is Storage.PutMany.
-func (tx *Tx) PutMany(ctx context.Context, entries map[string]any) error {
+func (tx *Tx) PutMany(ctx context.Context, entries map[string]any, opts ...PutOption) error {
 	if err := tx.check("put()"); err != nil {
 		return err
 	}
-	return tx.s.PutMany(ctx, entries)
+	return tx.s.PutMany(ctx, entries, opts...)
 }
 
 // Delete is Storage.Delete.

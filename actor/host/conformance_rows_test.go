@@ -454,3 +454,73 @@ func testBadInput(w *storageTest) {
 		w.t.Error("the object was reset")
 	}
 }
+
+func testUnconfirmed(w *storageTest) {
+	w.l.auto = false
+	w.l.proves.Store(true)
+	unconfirmed := func(ctx context.Context, st *actor.Storage) error {
+		return errors.Join(st.Put(ctx, "a", 1, actor.Unconfirmed()), st.PutMany(ctx, map[string]any{"b": 2}, actor.Unconfirmed(), nil))
+	}
+	w.in("k", unconfirmed).want("") // at once
+	w.in("k", func(ctx context.Context, st *actor.Storage) error { return expect(number(ctx, st, "b"), 2) }).want("")
+	// With a confirmed write, all of the batch gates; and what was not confirmed before it, comes before it.
+	mixed := w.in("k", func(ctx context.Context, st *actor.Storage) error {
+		return errors.Join(unconfirmed(ctx, st), st.Put(ctx, "c", 3))
+	})
+	mixed.held()
+	w.in("k", unconfirmed).held()
+	w.l.apply(1)
+	mixed.held()
+	w.l.apply(1)
+	mixed.want("")
+	// A deletion gates; one that a transaction took back does not.
+	w.in("k", func(ctx context.Context, st *actor.Storage) error {
+		err := st.Transaction(ctx, func(ctx context.Context, tx *actor.Tx) error {
+			_, err := tx.Delete(ctx, "a")
+			return errors.Join(err, tx.Put(ctx, "a", 9), tx.Rollback())
+		})
+		return errors.Join(err, unconfirmed(ctx, st))
+	}).want("")
+	deletion := w.in("k", func(ctx context.Context, st *actor.Storage) error {
+		_, err := st.Delete(ctx, "a")
+		return err
+	})
+	deletion.held()
+	// Failure resets all the same.
+	made := w.hooks.made.Load()
+	w.l.lose()
+	deletion.fails(actor.ErrMoved, actor.MayHaveRun)
+	w.open(2, true)
+	w.do("k", func(ctx context.Context, st *actor.Storage) error {
+		return expect(keys(ctx, st, actor.ListOptions{}), "a b c ")
+	})
+	if w.hooks.made.Load() != made+1 {
+		w.t.Error("not reset")
+	}
+}
+
+func testSync(w *storageTest) {
+	w.l.auto = false
+	w.l.proves.Store(true)
+	reached := 0
+	sync := w.in("k", func(ctx context.Context, st *actor.Storage) error {
+		if err := st.Sync(ctx); err != nil { // nothing to wait for
+			return err
+		}
+		reached = 1
+		err := errors.Join(st.Put(ctx, "a", 1, actor.Unconfirmed()), st.Sync(ctx))
+		reached = 2
+		return errors.Join(err, st.Put(ctx, "b", 1), st.Sync(ctx))
+	})
+	sync.held()
+	if reached != 1 {
+		w.t.Fatalf("reached %d", reached)
+	}
+	w.l.apply(1)
+	sync.held()
+	if reached != 2 {
+		w.t.Fatalf("reached %d", reached)
+	}
+	w.l.apply(1)
+	sync.want("")
+}

@@ -50,12 +50,14 @@ func expect(got, want any) error {
 	return nil
 }
 
-// TestConformanceStorage goes through C-52 … C-69.
+// TestConformanceStorage goes through C-50 … C-69.
 func TestConformanceStorage(t *testing.T) {
 	for _, row := range []struct {
 		name string
 		test func(w *storageTest)
 	}{
+		{"C-50 allowUnconfirmed", testUnconfirmed},
+		{"C-51 sync()", testSync},
 		{"C-52 coalescing atomicity", testCoalescing},
 		{"C-53 batch order", testBatchOrder},
 		{"C-54 abort versus throw", testAbortVersusThrow},

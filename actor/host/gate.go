@@ -29,7 +29,7 @@ type held struct {
 // hold puts the reply of ev at the gate, lets it through if nothing is missing, and else sees that what is missing is under way.
 func (t *Tenure) hold(out []Action, o *object, ev *Event, e *End) []Action {
 	h := &ev.held
-	*h = held{ev: ev, o: o, pos: o.pos, round: ev.round, after: ev.after, reply: e.Reply, bytes: e.Bytes,
+	*h = held{ev: ev, o: o, pos: o.gate, round: ev.round, after: ev.after, reply: e.Reply, bytes: e.Bytes,
 		free: o.policy.AllowStaleReplies || e.Proved || mutNoConfirm()}
 	if mutMemoryReadsNotHeld() && !e.Touched {
 		h.pos = 0

@@ -27,7 +27,7 @@ func (b *instance) inside(ctx context.Context) (*run, error) {
 }
 
 // push submits what r has written, once the lease has room for it, and has waiter hear when all of the object is applied. outward: r does it to
-// go outside, where it may have effects.
+// go outside, where it may have effects; unconfirmed writes are not waited for then.
 func (b *instance) push(ctx context.Context, r *run, waiter any, outward bool) error {
 	for {
 		space, err := b.submit(r, waiter, outward)
@@ -70,13 +70,20 @@ func (b *instance) submit(r *run, waiter any, outward bool) (space chan struct{}
 		if r.attempt != nil {
 			r.attempt.noted = true
 		}
-		if !s.t.IsLost() {
+		switch gates := r.pending.gates || r.attempt != nil; {
+		case s.t.IsLost():
+		case gates:
 			out = s.t.Submit(out, b.a, r.pending.take())
+		default:
+			out = s.t.SubmitUnconfirmed(out, b.a, r.pending.take())
 		}
 	}
-	if why := s.t.Broken(&r.Event); why != 0 {
+	switch why := s.t.Broken(&r.Event); {
+	case why != 0:
 		out = append(out, Action{Kind: ActWake, Waiter: waiter, Why: why})
-	} else {
+	case outward:
+		out = s.t.AwaitGate(out, b.a, waiter)
+	default:
 		out = s.t.Await(out, b.a, waiter)
 	}
 	s.settle(out)

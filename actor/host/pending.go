@@ -15,12 +15,14 @@ type pending struct {
 	bytes   int
 	records int // of the writes, those of the host's own records
 	cleared bool
+	gates   bool    // not all of them are unconfirmed
 	marks   []*mark // savepoints, outermost first
 }
 
 // mark is where writes can be taken back to. While one is open nothing is taken or cleared.
 type mark struct {
 	n, bytes int                 // of pending, when it was made
+	gates    bool                // likewise
 	saved    map[int]store.Write // of the first n writes, those overwritten since and in no later mark
 }
 
@@ -112,7 +114,7 @@ func (p *pending) add(w store.Write) {
 
 // mark makes a savepoint.
 func (p *pending) mark() *mark {
-	m := &mark{n: len(p.writes), bytes: p.bytes}
+	m := &mark{n: len(p.writes), bytes: p.bytes, gates: p.gates}
 	p.marks = append(p.marks, m)
 	return m
 }
@@ -147,7 +149,7 @@ func (p *pending) undo(i int) {
 		}
 	}
 	m := p.marks[i]
-	p.marks, p.bytes = p.marks[:i], m.bytes
+	p.marks, p.bytes, p.gates = p.marks[:i], m.bytes, m.gates
 	for k := m.n; k < len(p.writes); k++ {
 		if isRecord(&p.writes[k]) {
 			p.records--

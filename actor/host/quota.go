@@ -22,10 +22,10 @@ type quota struct {
 }
 
 // change adds writes to the event's batch, and what they do to the record: all or none.
-func (b *instance) change(r *run, ws []store.Write) error {
+func (b *instance) change(r *run, ws []store.Write, gates bool) error {
 	q := &b.quota
 	if q.limit == 0 && q.none.Load() {
-		return b.add(r, ws)
+		return b.add(r, ws, gates)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -39,7 +39,7 @@ func (b *instance) change(r *run, ws []store.Write) error {
 	if err != nil {
 		return err
 	}
-	return b.add(r, append(ws, record...))
+	return b.add(r, append(ws, record...), gates)
 }
 
 // unmeasured takes away the record of an object whose class has no limit any more: it would be wrong when the class has one again.

@@ -32,14 +32,15 @@ type run struct {
 
 	out atomic.Bool // the event is outside: it has given its turn away
 
-	mu      sync.Mutex
-	over    bool          // the code has returned: storage is closed to it
-	back    chan struct{} // while a goroutine of the event asks for the turn: closed when it is there
-	depth   int           // of critical sections
-	attempt *attempt      // nil unless it has an idempotency key and its method was entered
-	pending pending
-	inner   context.Context // made by the first Done
-	cancel2 context.CancelFunc
+	mu          sync.Mutex
+	over        bool          // the code has returned: storage is closed to it
+	back        chan struct{} // while a goroutine of the event asks for the turn: closed when it is there
+	depth       int           // of critical sections
+	attempt     *attempt      // nil unless it has an idempotency key and its method was entered
+	pending     pending
+	unconfirmed bool            // what the event has written at its end gates nothing
+	inner       context.Context // made by the first Done
+	cancel2     context.CancelFunc
 }
 
 // ending is how the code of an event ended.
@@ -231,6 +232,7 @@ func (r *run) seal(e ending) []store.Write {
 	if r.cancel2 != nil {
 		r.cancel2()
 	}
+	r.unconfirmed = !r.pending.gates && r.attempt == nil
 	ws := r.pending.take()
 	if e == returned {
 		ws = r.remember(ws)

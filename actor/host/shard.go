@@ -238,7 +238,7 @@ func (s *shard) end(r *run, e ending) (*Activation, *run) {
 }
 
 func (s *shard) ended(out []Action, r *run, e ending, writes []store.Write) []Action {
-	end := End{Writes: writes, Reply: &r.res, Bytes: len(r.res.Value) + callOverhead, Touched: r.touched.Load(), Denied: r.denied.Load(), Proved: r.proved}
+	end := End{Writes: writes, Unconfirmed: r.unconfirmed, Reply: &r.res, Bytes: len(r.res.Value) + callOverhead, Touched: r.touched.Load(), Denied: r.denied.Load(), Proved: r.proved}
 	switch e {
 	case returned:
 		return s.t.Ended(out, &r.Event, end)

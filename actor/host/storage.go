@@ -78,20 +78,20 @@ func (b *instance) GetMany(ctx context.Context, keys []string) ([]actor.Entry, e
 }
 
 // Put is of actor.Backend.
-func (b *instance) Put(ctx context.Context, entries []actor.Entry) error {
+func (b *instance) Put(ctx context.Context, entries []actor.Entry, o actor.PutOptions) error {
 	r, err := b.enter(ctx)
 	if err != nil {
 		return err
 	}
 	if len(entries) == 1 { // without a slice of its own
 		w := [1]store.Write{b.write(entries[0].Key, actor.SharedBytes(entries[0].Value), false)}
-		return b.change(r, w[:])
+		return b.change(r, w[:], !o.Unconfirmed)
 	}
 	ws := make([]store.Write, len(entries))
 	for i := range entries {
 		ws[i] = b.write(entries[i].Key, actor.SharedBytes(entries[i].Value), false)
 	}
-	return b.change(r, ws)
+	return b.change(r, ws, !o.Unconfirmed)
 }
 
 // Delete is of actor.Backend. A key that does not exist is not written.
@@ -110,7 +110,7 @@ func (b *instance) Delete(ctx context.Context, keys []string) (int, error) {
 			ws = append(ws, b.write(key, nil, true))
 		}
 	}
-	return len(ws), b.change(r, ws)
+	return len(ws), b.change(r, ws, true)
 }
 
 // DeleteAll is of actor.Backend.
@@ -141,6 +141,7 @@ func (b *instance) DeleteAll(ctx context.Context) error {
 	for _, w := range append(size, alarm...) { // few, and what was pending has gone: the batch has room
 		r.pending.add(w)
 	}
+	r.pending.gates = true
 	return nil
 }
 
@@ -152,8 +153,8 @@ func (b *instance) write(key string, value []byte, del bool) store.Write {
 	return store.Write{Key: append(append(k, b.prefix...), key...), Value: value, Delete: del}
 }
 
-// add adds writes to the event's batch: all or none.
-func (b *instance) add(r *run, ws []store.Write) error {
+// add adds writes to the event's batch: all or none. If gates is set, what leaves waits for the batch.
+func (b *instance) add(r *run, ws []store.Write, gates bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.over {
@@ -168,5 +169,6 @@ func (b *instance) add(r *run, ws []store.Write) error {
 	for _, w := range ws {
 		r.pending.add(w)
 	}
+	r.pending.gates = r.pending.gates || gates && len(ws) > 0
 	return nil
 }

@@ -198,8 +198,8 @@ func (m *storageModel) event(ctx context.Context, p *probe) (string, error) {
 type ops interface {
 	actor.Getter
 	GetMany(ctx context.Context, keys ...string) (map[string]actor.Value, error)
-	Put(ctx context.Context, key string, value any) error
-	PutMany(ctx context.Context, entries map[string]any) error
+	Put(ctx context.Context, key string, value any, opts ...actor.PutOption) error
+	PutMany(ctx context.Context, entries map[string]any, opts ...actor.PutOption) error
 	Delete(ctx context.Context, keys ...string) (int, error)
 	List(ctx context.Context, o actor.ListOptions) ([]actor.Entry, error)
 	All(ctx context.Context, o actor.ListOptions) iter.Seq2[actor.Entry, error]
@@ -229,7 +229,7 @@ func (m *storageModel) body(ctx context.Context, st *actor.Storage, s ops, n int
 		case 0, 1, 2:
 			key, value := m.key(), m.value()
 			m.note("put %q %d", key, len(value))
-			err = m.stored(map[string]any{key: value}, use.Put(ctx, key, value))
+			err = m.stored(map[string]any{key: value}, use.Put(ctx, key, value, []actor.PutOption{nil, actor.Unconfirmed()}[m.rnd.IntN(2)]))
 		case 3:
 			err = m.putMany(ctx, use)
 		case 4, 5:

@@ -12,7 +12,7 @@ import (
 // Per object at most one event has the turn, that is runs (turn.go). The next is started when the one before has ended, though its writes
 // are not yet applied: they are seen through the overlay. A reply is held until
 //
-//  1. all batches that the object had submitted when the event ended are applied, and
+//  1. all batches that the object had submitted when the event ended are applied, except those of unconfirmed writes alone, and
 //  2. a confirming round begun after the event was started is answered, or a batch submitted after it was started is applied, or
 //     the lease proved by the clock that the token was current after it was started (waived by Policy.AllowStaleReplies), and
 //  3. the token is not lost.
@@ -84,7 +84,8 @@ type object struct {
 	window     uint64     // tick at which the present window of arrivals began
 	arrivals   int        // in it
 
-	pos uint64 // newest batch submitted
+	pos  uint64 // newest batch submitted
+	gate uint64 // newest that is waited for by what leaves: not one of unconfirmed writes alone
 	overlay
 	node[object]
 }
@@ -162,12 +163,14 @@ func (o *object) arrive(tick uint64) {
 
 // End is how the code of an event ended.
 type End struct {
-	Writes  []store.Write // taken over; what the event wrote since its last Submit
-	Reply   any           // comes back with ActRespond
-	Bytes   int           // size of Reply
-	Touched bool          // storage was read or written, by whatever outcome
-	Denied  bool          // an access to storage was refused because the token is over
-	Proved  bool          // the lease was valid, by the clock, at some moment since the event was started
+	Writes []store.Write // taken over; what the event wrote since its last Submit
+	// Unconfirmed: nothing that leaves waits for Writes.
+	Unconfirmed bool
+	Reply       any  // comes back with ActRespond
+	Bytes       int  // size of Reply
+	Touched     bool // storage was read or written, by whatever outcome
+	Denied      bool // an access to storage was refused because the token is over
+	Proved      bool // the lease was valid, by the clock, at some moment since the event was started
 }
 
 // Ended: the code of ev has returned.
@@ -181,7 +184,7 @@ func (t *Tenure) Ended(out []Action, ev *Event, e End) []Action {
 		return t.endedLost(out, ev, &e)
 	}
 	if len(e.Writes) > 0 {
-		out = t.submit(out, o, e.Writes)
+		out = t.submit(out, o, e.Writes, !e.Unconfirmed)
 	}
 	if !ev.task {
 		out = t.hold(out, o, ev, &e)
@@ -192,7 +195,7 @@ func (t *Tenure) Ended(out []Action, ev *Event, e End) []Action {
 // endedLost: nothing leaves a lost tenure but the reply of a class that allows it, of an event to which the loss made no difference.
 func (t *Tenure) endedLost(out []Action, ev *Event, e *End) []Action {
 	a := ev.a
-	stale := a.o.policy.AllowStaleReplies && !e.Denied && len(e.Writes) == 0 && a.o.pos <= t.applied
+	stale := a.o.policy.AllowStaleReplies && !e.Denied && len(e.Writes) == 0 && a.o.gate <= t.applied
 	if stale || mutStaleRelease() {
 		out = append(out, Action{Kind: ActRespond, Event: ev, Reply: e.Reply})
 	} else {
@@ -207,12 +210,19 @@ func (t *Tenure) endedLost(out []Action, ev *Event, e *End) []Action {
 // Submit: the event that runs on a commits what it wrote so far and goes on (before it waits for its writes, or calls out).
 // It must not be called on a lost tenure.
 func (t *Tenure) Submit(out []Action, a *Activation, writes []store.Write) []Action {
-	return t.submit(out, a.o, writes)
+	return t.submit(out, a.o, writes, true)
 }
 
-func (t *Tenure) submit(out []Action, o *object, writes []store.Write) []Action {
+// SubmitUnconfirmed is Submit for writes that nothing which leaves has to wait for.
+func (t *Tenure) SubmitUnconfirmed(out []Action, a *Activation, writes []store.Write) []Action {
+	return t.submit(out, a.o, writes, false)
+}
+
+func (t *Tenure) submit(out []Action, o *object, writes []store.Write, gates bool) []Action {
 	t.next++
-	o.pos = t.next
+	if o.pos = t.next; gates {
+		o.gate = t.next
+	}
 	t.batches.push(batch{pos: t.next, o: o})
 	for i := range writes {
 		o.put(&writes[i], t.next)
@@ -225,13 +235,22 @@ func (t *Tenure) Pos(a *Activation) uint64 { return a.o.pos }
 
 // Await: waiter goes on (ActWake) when all batches that the object of a has submitted are applied, or the token is lost.
 func (t *Tenure) Await(out []Action, a *Activation, waiter any) []Action {
+	return t.await(out, a.o, a.o.pos, waiter)
+}
+
+// AwaitGate is Await for what leaves: unconfirmed writes are not waited for.
+func (t *Tenure) AwaitGate(out []Action, a *Activation, waiter any) []Action {
+	return t.await(out, a.o, a.o.gate, waiter)
+}
+
+func (t *Tenure) await(out []Action, o *object, pos uint64, waiter any) []Action {
 	switch {
 	case t.lost:
 		return append(out, Action{Kind: ActWake, Waiter: waiter, Why: WhyMoved})
-	case t.applied >= a.o.pos:
+	case t.applied >= pos:
 		return append(out, Action{Kind: ActWake, Waiter: waiter})
 	}
-	t.enqueue(&held{o: a.o, pos: a.o.pos, free: true, waiter: waiter})
+	t.enqueue(&held{o: o, pos: pos, free: true, waiter: waiter})
 	return out
 }
 

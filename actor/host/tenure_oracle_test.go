@@ -19,17 +19,18 @@ type oracle struct {
 	policy Policy
 	log    []string
 
-	clock     int // one tick per call and per action
-	objects   []*watched
-	batches   []watchedBatch // position p is at p-1
-	applied   int
-	rounds    []int // when each was begun
-	confirmed int
-	lost      bool
-	draining  bool
-	state     map[string]string // what is applied
-	waiting   map[any]*waiting
-	events    int
+	clock       int // one tick per call and per action
+	objects     []*watched
+	batches     []watchedBatch // position p is at p-1
+	unconfirmed bool           // the batch that is being submitted
+	applied     int
+	rounds      []int // when each was begun
+	confirmed   int
+	lost        bool
+	draining    bool
+	state       map[string]string // what is applied
+	waiting     map[any]*waiting
+	events      int
 }
 
 type watched struct {
@@ -57,6 +58,7 @@ type watchedBatch struct {
 	o      *watched
 	writes []store.Write
 	at     int
+	gates  bool // what leaves waits for it
 }
 
 type waiting struct {
@@ -227,6 +229,8 @@ func (o *oracle) endSomehow(w *watched) {
 			end.Denied = o.rnd.IntN(2) == 0
 		}
 		end.Touched = len(end.Writes) > 0 || end.Denied || o.rnd.IntN(2) == 0
+		end.Unconfirmed = o.rnd.IntN(4) == 0
+		o.unconfirmed = end.Unconfirmed
 		e.denied, e.wrote = end.Denied, len(end.Writes) > 0
 		o.note("end on %v, %d writes", w.id, len(end.Writes))
 		e.ended = o.clock
@@ -279,11 +283,20 @@ func (o *oracle) confirm() {
 func (o *oracle) submitOrAwait(w *watched) {
 	if ws := o.randomWrites(w); len(ws) > 0 {
 		o.note("submit on %v", w.id)
-		o.do(o.ten.Submit(nil, w.act, ws))
+		if o.unconfirmed = o.rnd.IntN(4) == 0; o.unconfirmed {
+			o.do(o.ten.SubmitUnconfirmed(nil, w.act, ws))
+		} else {
+			o.do(o.ten.Submit(nil, w.act, ws))
+		}
 	}
 	name := fmt.Sprint("waiter ", o.clock)
 	o.note("%s on %v", name, w.id)
-	o.waiting[name] = &waiting{pos: o.newest(w)}
+	if o.rnd.IntN(2) == 0 {
+		o.waiting[name] = &waiting{pos: o.newest(w, true)}
+		o.do(o.ten.AwaitGate(nil, w.act, name))
+		return
+	}
+	o.waiting[name] = &waiting{pos: o.newest(w, false)}
 	o.do(o.ten.Await(nil, w.act, name))
 }
 
@@ -317,10 +330,10 @@ func (o *oracle) lose() {
 	}
 }
 
-// newest is the object's newest batch.
-func (o *oracle) newest(w *watched) int {
+// newest is the object's newest batch, or the newest that what leaves waits for.
+func (o *oracle) newest(w *watched, gate bool) int {
 	for p := len(o.batches); p > 0; p-- {
-		if o.batches[p-1].o == w {
+		if b := o.batches[p-1]; b.o == w && (b.gates || !gate) {
 			return p
 		}
 	}
@@ -392,9 +405,9 @@ func (o *oracle) submitted(a *Action) {
 	}
 	for _, w := range o.objects {
 		if w.id == a.Activation.Object() {
-			o.batches = append(o.batches, watchedBatch{w, a.Writes, o.clock})
+			o.batches = append(o.batches, watchedBatch{w, a.Writes, o.clock, !o.unconfirmed})
 			for _, e := range w.held {
-				if e.pos == 0 && e == w.held[len(w.held)-1] && w.run == nil {
+				if !o.unconfirmed && e.pos == 0 && e == w.held[len(w.held)-1] && w.run == nil {
 					e.pos = len(o.batches) // submitted by its own end
 				}
 			}
@@ -439,10 +452,10 @@ func (o *oracle) answered(a *Action, last int) int {
 	return e.ended
 }
 
-// newestBefore is the object's newest batch that was submitted before e ended.
+// newestBefore is the object's newest batch that what leaves waits for, and that was submitted before e ended.
 func (o *oracle) newestBefore(w *watched, e *watchedEvent) int {
 	for p := len(o.batches); p > 0; p-- {
-		if b := o.batches[p-1]; b.o == w && b.at < e.ended {
+		if b := o.batches[p-1]; b.o == w && b.gates && b.at < e.ended {
 			return p
 		}
 	}
