@@ -168,6 +168,9 @@ func (c Class) NoMethod(name string) *Error {
 // Instance is what a constructor returned: one activation's memory.
 type Instance struct{ v reflect.Value }
 
+// Value is what the constructor returned. For test kits.
+func (i Instance) Value() any { return i.v.Interface() }
+
 // New runs the constructor. For hosts.
 func (c Class) New(ctx context.Context, s *State) (Instance, error) {
 	v, err := c.d.newT(ctx, s)

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +19,8 @@ type Call struct {
 	Chain    []string  // objects that wait for this call, outermost first
 	// Idempotent is the idempotency key, see actor.Idempotent; empty for none.
 	Idempotent string
+	// Visit, if set, is run instead of a method, with what the class's constructor returned: for test kits. It has no result.
+	Visit func(ctx context.Context, object any) error
 	// Respond is called exactly once, on any goroutine, and must not block. The result is the receiver's.
 	Respond func(*Result)
 }

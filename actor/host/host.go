@@ -163,7 +163,7 @@ func (h *Host) newRun(sh *shard, c *Call) (*run, *actor.Error) {
 		return nil, refused(actor.CodeUnknownClass, c.Object, "no class %.100q: this node does not know it, %s", c.Object.Class, h.names)
 	}
 	m, ok := cl.Method(c.Method)
-	if !ok {
+	if !ok && c.Visit == nil {
 		return nil, cl.NoMethod(c.Method)
 	}
 	if c.Idempotent != "" {
@@ -284,6 +284,30 @@ func (h *Host) CutShard(s ring.ShardID) {
 			sh.cut()
 		}
 	}
+}
+
+// Evict drops the activation of an object as if it had been idle for long. It does nothing, and returns false, if there is none, or an event of
+// it is in progress, or something of it is not yet applied or answered.
+func (h *Host) Evict(s ring.ShardID, id actor.ID) bool {
+	if int(s) >= len(h.shards) {
+		return false
+	}
+	sh := h.shards[s].Load()
+	return sh != nil && sh.evictObject(id)
+}
+
+// Active reports whether an object is in memory here.
+func (h *Host) Active(s ring.ShardID, id actor.ID) bool {
+	if int(s) >= len(h.shards) {
+		return false
+	}
+	sh := h.shards[s].Load()
+	if sh == nil {
+		return false
+	}
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.t.Active(id)
 }
 
 // Owns reports whether a shard is open here.

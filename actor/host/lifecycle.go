@@ -1,5 +1,7 @@
 package host
 
+import "github.com/ringfence/ringfence/actor"
+
 // Reset: ev panicked or aborted. The activation is thrown away with what the event wrote since its last Submit. Batches submitted before go
 // on, they belong to earlier events (or to a Sync that this event was told has happened), and replies of earlier events stay at the
 // gate: they saw nothing of this event. The reply of this one (an error) is held like any other, since it may tell of what is not
@@ -151,6 +153,21 @@ func (t *Tenure) Evict(out []Action) (_ []Action, ok bool) {
 		}
 	}
 	return out, false
+}
+
+// EvictObject is Evict for one object.
+func (t *Tenure) EvictObject(out []Action, id actor.ID) (_ []Action, ok bool) {
+	o := t.objects[id]
+	if o == nil || o.act == nil || !t.evictable(o.act) {
+		return out, false
+	}
+	return t.Discard(out, o.act)
+}
+
+// Active reports whether an object has an activation.
+func (t *Tenure) Active(id actor.ID) bool {
+	o := t.objects[id]
+	return o != nil && o.act != nil
 }
 
 // Drain: nothing is started any more; what waits in mailboxes is refused. What runs goes on, and replies still leave.

@@ -128,6 +128,12 @@ func (r *run) body() ending {
 		}
 		return returned
 	}
+	if r.call.Visit != nil {
+		if err := r.call.Visit(r, r.b.object.Value()); err != nil {
+			return r.fail(returned, actor.Returned(err))
+		}
+		return returned
+	}
 	if r.call.Idempotent != "" {
 		if e, ok := r.recall(); ok {
 			return e

@@ -98,6 +98,18 @@ func (s *shard) evict() bool {
 	return ok
 }
 
+func (s *shard) evictObject(id actor.ID) bool {
+	var buf acts
+	s.mu.Lock()
+	out, ok := s.t.EvictObject(buf[:0], id)
+	s.settle(out)
+	if ok {
+		s.h.counts.evicted.Add(1)
+	}
+	s.do(out)
+	return ok
+}
+
 func (s *shard) drain() {
 	var buf acts
 	s.mu.Lock()
