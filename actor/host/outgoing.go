@@ -174,6 +174,9 @@ func (c *outCall) Wait(ctx context.Context, into any) error {
 	r, _ := ctx.Value(runKey{}).(*run)
 	mine := r != nil && r.b == c.ref.b
 	if mine {
+		if err := r.b.publish(ctx, r); err != nil {
+			return err
+		}
 		r.b.leave(r)
 	}
 	var raw msgpack.RawMessage // decoded only when the turn is back: into may be the class's memory

@@ -92,6 +92,17 @@ func (b *instance) submit(r *run, waiter any, outward bool) (space chan struct{}
 	return nil, nil
 }
 
+// publish submits what r has written, if another event may come in while r is outside, and must see it.
+func (b *instance) publish(ctx context.Context, r *run) error {
+	r.mu.Lock()
+	needless := len(r.pending.writes) == 0 && len(r.pending.marks) == 0 || r.out.Load() || !r.class.policy.Interleaved && !r.class.policy.Reentrant
+	r.mu.Unlock()
+	if needless {
+		return nil
+	}
+	return b.push(ctx, r, make(chan Why, 1), false)
+}
+
 // settled waits until what was pushed is applied.
 func (b *instance) settled(ctx context.Context, r *run, wait chan Why) error {
 	select {
