@@ -5,4 +5,4 @@ package stock
 import "github.com/ringfence/ringfence/actor"
 
 // Classes are all of them.
-func Classes() []actor.Class { return []actor.Class{Counter(), Map()} }
+func Classes() []actor.Class { return []actor.Class{Counter(), Map(), Lock(), RateLimiter(), Queue()} }
