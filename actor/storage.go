@@ -104,13 +104,17 @@ type PutOption func(*PutOptions)
 // any other write, what leaves waits for all of it. Sync waits for every write.
 func Unconfirmed() PutOption { return func(o *PutOptions) { o.Unconfirmed = true } }
 
-func putOptions(opts []PutOption) (o PutOptions) {
+func putOptions(opts []PutOption) PutOptions {
+	if len(opts) == 0 { // without an allocation
+		return PutOptions{}
+	}
+	o := new(PutOptions)
 	for _, opt := range opts {
 		if opt != nil {
-			opt(&o)
+			opt(o)
 		}
 	}
-	return o
+	return *o
 }
 
 // Put stores value under key. It is encoded before Put returns: later changes of value do not count.
