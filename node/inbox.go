@@ -130,9 +130,11 @@ func (b *inbox) fail(c *transport.Call, reply func(*transport.Reply), err *actor
 	b.failWith(c, reply, err, 0)
 }
 
-// failWith answers with an error. That a call did not run is noted before anything else of its stream can be looked at.
+// failWith answers with an error. That a call did not run is noted before anything else of its stream can be looked at. So is that one which
+// will be sent again may not have run.
 func (b *inbox) failWith(c *transport.Call, reply func(*transport.Reply), err *actor.Error, hint ring.NodeID) {
-	if err.Outcome == actor.DidNotRun && c.Stream != 0 {
+	again := c.Idempotent != "" && err.Code != actor.CodeApp
+	if (err.Outcome == actor.DidNotRun || again) && c.Stream != 0 {
 		b.remember(c)
 	}
 	p := transport.Reply{Code: uint16(err.Code), Outcome: uint8(err.Outcome), App: transport.Clip(err.App), Message: transport.Clip(err.Message),

@@ -81,7 +81,8 @@ type Call struct {
 	TimeoutMillis      uint64 // what was left of the deadline when sent; 0 = none
 	// Stream and Generation keep the order of one Ref: calls of a stream are sent in order on one connection. Once the server
 	// refused one of them (did not run), it refuses all later ones of that connection, stream and generation, until
-	// the client has heard all answers and goes on with a higher generation.
+	// the client has heard all answers and goes on with a higher generation. The same holds once one with an idempotency key came to an error
+	// that is not the application's: it will be sent again, and may then run for the first time.
 	Stream     uint64
 	Generation uint64
 	Chain      []string // objects that wait for this call, outermost first

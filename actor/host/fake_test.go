@@ -221,7 +221,7 @@ func (w *world) close() {
 
 // open gives the shard to the host under a new token; what the last lease applied is there.
 func (w *world) open(token store.Token, auto bool) {
-	l := &fake{h: w.h, token: token, auto: auto, data: map[string][]byte{}, work: make(chan func(), 100_000)}
+	l := &fake{h: w.h, token: token, auto: auto, data: map[string][]byte{}, work: make(chan func(), 10_000)}
 	if w.l != nil {
 		w.l.mu.Lock() // its driver may still be at work
 		l.data = maps.Clone(w.l.data)

@@ -23,7 +23,8 @@ import (
 )
 
 // fakeCluster is nodes that speak the protocol over real sockets and share one idea of who owns what. Methods of its objects:
-// Echo returns its argument, Add appends it to the object's log, Later does so too and answers after a while, Park answers when released, Cut ends the connection,
+// Echo returns its argument, Add appends it to the object's log, Later does so too and answers after a while, Park answers when released, Cut ends the connection, Flaky does so
+// once for each idempotency key, Unsure says once that it may have run,
 // Fail and Busy are refused for good or for load, Ghost is refused as an unknown owner without a hint.
 type fakeCluster struct {
 	t      testing.TB
@@ -35,8 +36,9 @@ type fakeCluster struct {
 	tokens map[ring.ShardID]uint64
 	silent bool // owners name nobody when they refuse
 	logs   map[string][]int
-	calls  int          // seen by any node
-	asked  atomic.Int64 // for the ring
+	keys   map[string][]uint64 // by idempotency key, the generations of the calls of Flaky and Unsure
+	calls  int                 // seen by any node
+	asked  atomic.Int64        // for the ring
 	parked chan func()
 	net    *pipeNet // nil: sockets
 }
@@ -60,7 +62,7 @@ func newFakeCluster(t testing.TB, n int) *fakeCluster { return newFakeClusterOn(
 func newFakeClusterOn(t testing.TB, n int, net *pipeNet) *fakeCluster {
 	t.Helper()
 	f := &fakeCluster{t: t, net: net, id: ring.ClusterID{1}, nodes: map[ring.NodeID]*fakeNode{}, owners: map[ring.ShardID]ring.NodeID{},
-		tokens: map[ring.ShardID]uint64{}, logs: map[string][]int{}, parked: make(chan func(), 10_000)}
+		tokens: map[ring.ShardID]uint64{}, logs: map[string][]int{}, keys: map[string][]uint64{}, parked: make(chan func(), 10_000)}
 	for i := range n {
 		f.start(ring.NodeID(i+1), "127.0.0.1:0")
 	}
@@ -358,6 +360,18 @@ func (s *fakeSession) call(c *tcp.Conn, id uint64, call *transport.Call) {
 		case "Cut":
 			c.Close()
 			return
+		case "Flaky", "Unsure": // runs, and the first time nobody hears of it
+			f.mu.Lock()
+			n := len(f.keys[call.Idempotent])
+			f.keys[call.Idempotent] = append(f.keys[call.Idempotent], call.Generation)
+			f.mu.Unlock()
+			switch {
+			case n == 0 && call.Method == "Flaky":
+				c.Close()
+				return
+			case n == 0:
+				*r = transport.Reply{Code: uint16(actor.CodeMoved), Outcome: uint8(actor.MayHaveRun), Flags: transport.FlagRetryable, Token: token, Epoch: 1}
+			}
 		case "Park":
 			f.parked <- func() { sendReply(c, id, r) }
 			return

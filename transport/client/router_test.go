@@ -94,8 +94,9 @@ func (p *player) play(words []string) string {
 	case "hint": // hint N token=T: learned by another stream
 		p.v.hint = p.hint(args[0], options["token"])
 		return ""
-	case "enter":
+	case "enter": // enter C [again]: with an idempotency key
 		c := &call{}
+		c.again = len(args) > 1 && args[1] == "again"
 		p.calls[args[0]], p.names[c] = c, args[0]
 		p.s.enter(c, &p.v)
 	case "giveup":
@@ -110,7 +111,7 @@ func (p *player) play(words []string) string {
 
 func (p *player) answer(kind string, o map[string]string) answer {
 	kinds := map[string]answerKind{"ok": answerOK, "ran": answerRan, "refused": answerRefused, "failed": answerFailed,
-		"overloaded": answerFailed, "unsent": answerUnsent, "lost": answerLost, "full": answerFull}
+		"overloaded": answerFailed, "unsent": answerUnsent, "maybe": answerMaybe, "lost": answerLost, "full": answerFull}
 	k, ok := kinds[kind]
 	if !ok {
 		p.t.Fatalf("script: unknown event %q", kind)
@@ -163,6 +164,9 @@ func (p *player) actions() string {
 				fmt.Fprintf(&b, " %s", a.answer.text)
 			} else if a.call.last != "" {
 				fmt.Fprintf(&b, " (tries %d, last %d: %s)", a.call.tries, uint64(a.call.asked), a.call.last)
+			}
+			if a.call.mayBe {
+				b.WriteString(", may have run")
 			}
 			b.WriteByte('\n')
 		case actLearn:

@@ -116,6 +116,9 @@ func (s *stream) answered(c *call, a answer, v *view) {
 	case answerOK, answerRan:
 		s.maxRan = max(s.maxRan, c.seq)
 		s.turn, s.hops, s.failures, s.missed, s.redirect = 0, 0, 0, 0, 0
+		if c.again && a.kind == answerRan { // the server may refuse what follows, see transport.Call
+			s.endGeneration(a, news, v)
+		}
 		s.complete(c, verdictReply, a)
 	case answerFailed:
 		s.endGeneration(a, news, v)
@@ -193,7 +196,7 @@ func (s *stream) endGeneration(a answer, news bool, v *view) {
 	}
 	s.over, s.pause = true, true
 	switch a.kind {
-	case answerFailed: // the node is the right one; only an overloaded one is given time
+	case answerFailed, answerRan: // the node is the right one; only an overloaded one is given time
 		s.pause = a.overloaded
 		return
 	case answerRefused, answerMaybe:
