@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"testing"
 
@@ -74,6 +75,46 @@ func TestRefusalEndsTheGeneration(t *testing.T) {
 			if p.Hint == 0 || p.Hint == n.ID() || p.Hint != want.Node || ring.Epoch(p.Epoch) != 1 || p.Token == 0 {
 				t.Fatalf("the refusal names %v under token %d, want %+v", p.Hint, p.Token, want)
 			}
+		}
+	}
+}
+
+// TestErrorOfACallWithAKeyEndsTheGeneration: a call with an idempotency key that came to an error of the system's will be sent again, and may then
+// run for the first time: what follows it in its generation must not run before.
+func TestErrorOfACallWithAKeyEndsTheGeneration(t *testing.T) {
+	n := launch(t, quietConfig(t.TempDir()))
+	waitServing(t, n)
+	r := replies{make(chan transport.Reply, 1)}
+	c, err := tcp.Dial(context.Background(), n.Addr(), transport.Hello{Purpose: transport.PurposeCalls}, tcp.DialOptions{Handler: r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	large, err := json.Marshal(make([]byte, actor.IdempotentReplyBytes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, step := range []struct {
+		method     string
+		arg        []byte
+		key        string
+		generation uint64
+		code       actor.Code
+	}{
+		{"Echo", large, "large", 1, 0},
+		{"Increment", []byte("1"), "", 1, 0},
+		{"Echo", large, "large", 1, actor.CodeNotStored},
+		{"Increment", []byte("1"), "", 1, actor.CodeNotOwner},
+		{"Echo", large, "large", 2, actor.CodeNotStored},
+		{"Increment", []byte("1"), "", 3, 0},
+	} {
+		q := transport.Call{Class: "Counter", Key: "a", Method: step.method, Encoding: transport.EncodingJSON, Arg: step.arg, Stream: 7, Generation: step.generation, Idempotent: step.key}
+		if err := c.Send(context.Background(), transport.Header{Kind: transport.KindCall, ID: c.NextID()},
+			func(b []byte) []byte { return transport.AppendCall(b, &q) }); err != nil {
+			t.Fatal(err)
+		}
+		if p := <-r.got; actor.Code(p.Code) != step.code {
+			t.Fatalf("step %d: code %d %s", i, p.Code, p.Message)
 		}
 	}
 }

@@ -39,9 +39,9 @@ func (r *ref) Start(ctx context.Context, method string, arg any, opts ...actor.C
 }
 
 func (r *ref) start(ctx context.Context, method string, opts []actor.CallOption) *call {
-	key := actor.ApplyCallOptions(opts).Idempotent
-	c := &call{done: make(chan struct{})}
-	c.Call = host.Call{Object: r.id, Method: method, Chain: host.Chain(ctx), Idempotent: key, Respond: c.answer}
+	o := actor.ApplyCallOptions(opts)
+	c := &call{done: make(chan struct{}), bad: o.Err}
+	c.Call = host.Call{Object: r.id, Method: method, Chain: host.Chain(ctx), Idempotent: o.Idempotent, Respond: c.answer}
 	c.Deadline, _ = ctx.Deadline()
 	return c
 }
@@ -49,11 +49,18 @@ func (r *ref) start(ctx context.Context, method string, opts []actor.CallOption)
 // call is one call on its way. It is an actor.Waiter.
 type call struct {
 	host.Call
+	bad  *actor.Error // what is wrong with its options
 	done chan struct{}
 	res  *host.Result
 }
 
 func (c *call) send(w *world) *call {
+	if c.bad != nil {
+		e := *c.bad
+		e.Object = c.Object
+		c.answer(&host.Result{Err: &e})
+		return c
+	}
 	respond := c.Respond
 	c.Respond = func(r *host.Result) {
 		if e := r.Err; e != nil && e.Outcome == actor.DidNotRun && e.Retryable && !e.Remote {
