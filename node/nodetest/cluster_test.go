@@ -3,6 +3,7 @@ package nodetest_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -42,9 +43,10 @@ func (c *tally) Hold(ctx context.Context) (int64, error) {
 	return n, err
 }
 
+// add adds 1 with a key, so that the client may repeat what was on its way to a node that died.
 func add(t *testing.T, c *nodetest.Cluster, key string, want int64) {
 	t.Helper()
-	if n, err := actor.Call[int64](t.Context(), c.Client().Object("Tally", key), "Add", int64(1)); err != nil || n != want {
+	if n, err := actor.Call[int64](t.Context(), c.Client().Object("Tally", key), "Add", int64(1), actor.Idempotent(fmt.Sprint("add ", want))); err != nil || n != want {
 		t.Fatalf("Add on %s: %d, %v; want %d", key, n, err, want)
 	}
 }
