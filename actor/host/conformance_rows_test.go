@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/store"
@@ -392,6 +393,61 @@ func testLateLimit(w *storageTest) {
 	})
 	if got := w64(w.l.data[string(store.MetaKey("Probe", "k", store.MetaSize))]); got != 99 {
 		w.t.Errorf("%d bytes recorded, want 99", got)
+	}
+}
+
+func testQuotaAtOnce(w *storageTest) {
+	w.do("k", func(ctx context.Context, st *actor.Storage) error {
+		var wg sync.WaitGroup
+		errs := make([]error, 6)
+		note := func(g int, err error) {
+			if err != nil && !errors.Is(err, actor.ErrStorageFull) {
+				errs[g] = err
+			}
+		}
+		for g := range errs {
+			wg.Go(func() {
+				for i := range 40 {
+					key := fmt.Sprint(g, i) // not in memory yet: the state is read in between
+					note(g, st.Put(ctx, key, strings.Repeat("x", i%7)))
+					note(g, st.Put(ctx, key, "xx"))
+					// Transactions of several goroutines may be badly nested, and are rolled back then, with whatever the others have written.
+					_ = st.Transaction(ctx, func(ctx context.Context, tx *actor.Tx) error { return tx.Put(ctx, key, "x") })
+					if i%4 > 0 {
+						_, err := st.Delete(ctx, key, fmt.Sprint(g, i-1))
+						note(g, err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		_, err := st.Delete(ctx, "0 0", "1 0", "2 0", "3 0")
+		return errors.Join(append(errs, err, st.Put(ctx, "0 0", 1))...)
+	})
+	stored, prefix := 0, string(store.ObjectPrefix("Probe", "k"))
+	for k, v := range w.l.data {
+		if rest, ok := strings.CutPrefix(k, prefix); ok {
+			stored += len(rest) + len(v)
+		}
+	}
+	if got := w64(w.l.data[string(store.MetaKey("Probe", "k", store.MetaSize))]); got != stored {
+		w.t.Errorf("%d bytes recorded, %d stored", got, stored)
+	}
+}
+
+// testLimitGone: a record that is no longer kept up must not be there when the limit comes back.
+func testLimitGone(w *storageTest) {
+	record := string(store.MetaKey("Probe", "k", store.MetaSize))
+	w.l.data[record] = []byte{50}
+	w.in("k", func(ctx context.Context, st *actor.Storage) error {
+		return st.Transaction(ctx, func(ctx context.Context, tx *actor.Tx) error { return errors.Join(tx.Put(ctx, "a", 1), tx.Rollback()) })
+	}).want("")
+	if _, ok := w.l.data[record]; !ok {
+		w.t.Error("nothing was written, and the record is gone")
+	}
+	w.do("k", func(ctx context.Context, st *actor.Storage) error { return st.Put(ctx, "a", 1) })
+	if _, ok := w.l.data[record]; ok {
+		w.t.Error("the record is left, and wrong")
 	}
 }
 

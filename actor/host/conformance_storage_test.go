@@ -76,6 +76,7 @@ func TestConformanceStorage(t *testing.T) {
 		{"C-65 a transaction has 30 s", testTransactionTimeout},
 		{"C-66 rollback()", testRollback},
 		{"C-67 nested transactions", testNestedTransactions},
+		{"C-69 a limit that went away", testLimitGone},
 		{"bad input", testBadInput},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -85,7 +86,8 @@ func TestConformanceStorage(t *testing.T) {
 			})
 		})
 	}
-	for name, test := range map[string]func(w *storageTest){"C-69 quota": testQuota, "C-69 a limit after data": testLateLimit} {
+	for name, test := range map[string]func(w *storageTest){"C-69 quota": testQuota, "C-69 a limit after data": testLateLimit,
+		"C-69 goroutines of an event": testQuotaAtOnce} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, Options{}, func(t *testing.T, w *world) {
 				w.l.auto = true

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -72,6 +73,7 @@ func (l *fake) Check(ctx context.Context) error {
 }
 
 func (l *fake) Get(key []byte) ([]byte, bool, error) {
+	runtime.Gosched() // as a disk would
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.reads++

@@ -261,6 +261,32 @@ func (n *driverNode) put(t *testing.T, g int, key string, count int) {
 	n.owner.wait(t, "a commit", func() bool { return n.owner.applied[tenure{l.Shard(), l.Token()}] >= pos })
 }
 
+// removeAll removes what put wrote beside key, in one batch that writes one of the keys again.
+func (n *driverNode) removeAll(t *testing.T, g int, key string) {
+	t.Helper()
+	n.owner.mu.Lock()
+	l := n.owner.leases[ring.ShardID(g)]
+	n.owner.mu.Unlock()
+	pos, err := l.Commit([]store.Write{{Key: []byte(key + "-"), End: []byte(key + "."), Delete: true}, {Key: []byte(key + "-again"), Value: []byte("x")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.owner.wait(t, "a commit", func() bool { return n.owner.applied[tenure{l.Shard(), l.Token()}] >= pos })
+}
+
+// removed checks that removeAll has left what it should.
+func (n *driverNode) removed(t *testing.T, g int, key string) {
+	t.Helper()
+	var left []string
+	err := n.e.StateReader(ring.ShardID(g).Group()).Scan([]byte(key+"-"), []byte(key+"."), false, func(k, _ []byte) bool {
+		left = append(left, string(k))
+		return true
+	})
+	if err != nil || len(left) != 1 || left[0] != key+"-again" {
+		t.Fatalf("group %d: %q are left, %v", g, left, err)
+	}
+}
+
 func (n *driverNode) value(t *testing.T, g int, key string) uint64 {
 	t.Helper()
 	v, ok, err := n.e.StateReader(ring.ShardID(g).Group()).Get([]byte(key))
@@ -278,6 +304,7 @@ func TestDriversServeLoseAndTakeOver(t *testing.T) {
 	at := owned(t, nodes...)
 	for g, n := range at {
 		n.put(t, g, "a", 500)
+		n.removeAll(t, g, "a")
 		n.owner.mu.Lock()
 		l := n.owner.leases[ring.ShardID(g)]
 		n.owner.mu.Unlock()
@@ -295,11 +322,15 @@ func TestDriversServeLoseAndTakeOver(t *testing.T) {
 		if got := n.value(t, g, "a"); got != 500 {
 			t.Fatalf("group %d: the new owner has a=%d, want 500", g, got)
 		}
+		n.removed(t, g, "a")
 	}
 	w.mu.Lock()
 	w.cut[1] = false
 	w.mu.Unlock()
 	caughtUp(t, nodes[0], 100)
+	for g := range at {
+		nodes[0].removed(t, g, "a")
+	}
 }
 
 // caughtUp waits until the node has applied b=want in every group.
@@ -322,6 +353,7 @@ func TestDriversFillAStoppedNodeBySnapshot(t *testing.T) {
 	at := owned(t, nodes[:2]...)
 	for g, n := range at {
 		n.put(t, g, "a", 300)
+		n.removeAll(t, g, "a")
 		n.put(t, g, "b", 300)
 	}
 	startDriver(t, w, nodes[2], 16<<10)
@@ -330,6 +362,7 @@ func TestDriversFillAStoppedNodeBySnapshot(t *testing.T) {
 		if got := nodes[2].value(t, g, "a"); got != 300 {
 			t.Fatalf("group %d: a=%d after the snapshot, want 300", g, got)
 		}
+		nodes[2].removed(t, g, "a")
 	}
 	for _, n := range nodes {
 		n.stop(t, w)
@@ -342,5 +375,6 @@ func TestDriversFillAStoppedNodeBySnapshot(t *testing.T) {
 		if got := n.value(t, g, "b"); got != 300 {
 			t.Fatalf("group %d: b=%d after all restarted, want 300", g, got)
 		}
+		n.removed(t, g, "a")
 	}
 }
