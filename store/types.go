@@ -112,10 +112,12 @@ const (
 	kindObject byte = 1
 	kindSystem byte = 2 // the system shard's records
 	kindMeta   byte = 3 // what the host keeps about an object
+	kindAlarm  byte = 4 // the index of alarms
 )
 
 // The records that the host keeps about an object. Numbers only grow, and a number once used keeps its meaning.
 const (
+	MetaAlarm byte = 1 // the object's alarm
 	MetaReply byte = 2 // what a call with an idempotency key came to; the key follows
 	MetaSize  byte = 4 // bytes stored, of an object whose class limits them
 )
