@@ -20,6 +20,7 @@ type definition struct {
 	newT    func(context.Context, *State) (reflect.Value, error)
 	methods map[string]*Method
 	names   []string
+	alarm   *Method // nil if the class has no handler of alarms
 }
 
 // ClassOptions is what the options of a class add up to.
@@ -69,7 +70,7 @@ func Version(n int) ClassOption { return func(o *ClassOptions) { o.Version = n }
 //	func(ctx context.Context [, arg A]) ([R,] error)
 //
 // A context method of another shape is a mistake, which Err, and every host that is given the class, reports by name. Exported
-// methods without a context are simply not callable. The name Alarm is reserved.
+// methods without a context are simply not callable. The method Alarm is not callable either: it is the handler of alarms, see AlarmInfo.
 func Define[T any](name string, newT func(context.Context, *State) (T, error), opts ...ClassOption) Class {
 	d := &definition{name: name, methods: map[string]*Method{}}
 	errs := []error{ValidateClass(name)}
@@ -83,6 +84,11 @@ func Define[T any](name string, newT func(context.Context, *State) (T, error), o
 	errs = append(errs, d.setOptions(opts)...)
 	typ := reflect.TypeFor[T]()
 	for i := range typ.NumMethod() {
+		if typ.Method(i).Name == "Alarm" {
+			m, err := newAlarm(name, typ, typ.Method(i))
+			d.alarm, errs = m, append(errs, err) // Join leaves nil out
+			continue
+		}
 		m, err := newMethod(name, typ, typ.Method(i))
 		if err != nil {
 			errs = append(errs, err)
@@ -161,6 +167,9 @@ func (c Class) NoMethod(name string) *Error {
 	has := "has no callable methods"
 	if len(c.d.names) > 0 {
 		has = "has " + strings.Join(c.d.names, ", ")
+	}
+	if name == "Alarm" {
+		has = "is not called by that name, which is for the handler of alarms; it " + has
 	}
 	return &Error{Code: CodeUnknownMethod, Outcome: DidNotRun, Message: fmt.Sprintf("no method %.100q: class %s %s", name, c.d.name, has)}
 }

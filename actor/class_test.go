@@ -89,7 +89,7 @@ func TestDefineRefuses(t *testing.T) {
 	for _, want := range []string{
 		`class "9bad"`, "IdleTimeout(0s)", "MailboxLimit(-1)", "StorageLimit(0)", "Version(0)",
 		"method Three takes 2 arguments", "Variadic is variadic", "NoError does not return an error", "Nothing does not return",
-		"TwoResults returns 2 values", "TakesChan takes a chan int", "ReturnsFunc returns a func()", "Alarm is reserved",
+		"TwoResults returns 2 values", "TakesChan takes a chan int", "ReturnsFunc returns a func()", "the name Alarm is for the handler of alarms",
 	} {
 		if !strings.Contains(c.Err().Error(), want) {
 			t.Errorf("the error does not say %q:\n%v", want, c.Err())

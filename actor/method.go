@@ -32,9 +32,6 @@ func newMethod(class string, typ reflect.Type, rm reflect.Method) (*Method, erro
 	if f.NumIn() <= first || f.In(first) != contextType {
 		return nil, nil
 	}
-	if rm.Name == "Alarm" {
-		return nil, fmt.Errorf("class %s: the method name Alarm is reserved: rename it", class)
-	}
 	bad := func(why string) (*Method, error) {
 		return nil, fmt.Errorf("class %s: method %s %s: want func(ctx context.Context [, arg A]) ([R,] error); to keep it from callers, take no context",
 			class, rm.Name, why)

@@ -36,6 +36,7 @@ type Backend interface {
 	Transaction(ctx context.Context, fn func(Savepoint) error) error
 	// Sync submits what the event has written and waits until all that the activation has submitted is durable.
 	Sync(ctx context.Context) error
+	AlarmBackend
 }
 
 // Runtime is what a State needs of its host beside storage; once per activation. Safe for concurrent use.

@@ -14,6 +14,7 @@ import (
 
 // memory is a Backend without leases, events and batches: what Storage itself does is tested here, the rest in package host.
 type memory struct {
+	alarms
 	data map[string][]byte
 	puts int
 	list ListOptions

@@ -7,6 +7,7 @@ import "github.com/ringfence/ringfence/actor"
 type Event struct {
 	Object actor.ID
 	Bytes  int  // what it weighs in a mailbox
+	Free   bool // counts in no limit of its mailbox
 	Inner  bool // an event of the same object waits for this one: it is on the call's chain
 	Data   any  // the driver's
 

@@ -324,6 +324,7 @@ func (p *pendingCall) fails(target error, o actor.Outcome) *actor.Error {
 type hooks struct {
 	construct func(ctx context.Context, s *actor.State) error
 	do        map[string]func(ctx context.Context, p *probe) (string, error)
+	alarm     func(ctx context.Context, p *probe, info actor.AlarmInfo) error
 	made      atomic.Int64
 }
 
@@ -367,6 +368,14 @@ func (p *probe) Memory(context.Context) (int64, error) { return p.mem, nil }
 
 // Do does what the test says.
 func (p *probe) Do(ctx context.Context, name string) (string, error) { return p.k.do[name](ctx, p) }
+
+// Alarm does what the test says.
+func (p *probe) Alarm(ctx context.Context, info actor.AlarmInfo) error {
+	if p.k.alarm == nil {
+		return nil
+	}
+	return p.k.alarm(ctx, p, info)
+}
 
 // Struct wants a struct and returns one.
 func (p *probe) Struct(_ context.Context, in point) (point, error) { return point{in.Y, in.X}, nil }

@@ -93,6 +93,9 @@ func (t *Tenure) respond(out []Action, h *held) []Action {
 
 func (o *object) answered(ev *Event) {
 	o.unanswered--
+	if ev.Free {
+		o.free--
+	}
 	o.bytes -= ev.Bytes
 }
 

@@ -36,6 +36,7 @@ type Options struct {
 	Tick           time.Duration // how often idle activations are looked for; default 1 s
 	CommitTimeout  time.Duration // how long a batch waits for room among those being committed; default 30 s
 	SectionTimeout time.Duration // how long a critical section may take; default 30 s
+	AlarmTimeout   time.Duration // of an alarm's handler; default 15 min
 }
 
 func (o *Options) fill() {
@@ -54,6 +55,7 @@ func (o *Options) fill() {
 	def(&o.Tick, time.Second)
 	def(&o.CommitTimeout, 30*time.Second)
 	def(&o.SectionTimeout, 30*time.Second)
+	def(&o.AlarmTimeout, 15*time.Minute)
 }
 
 func def[T int | int64 | time.Duration](v *T, d T) {
@@ -75,9 +77,15 @@ type Host struct {
 	jobs chan job     // taken by workers that have nothing to do
 	free atomic.Int64 // how many those are
 
-	bytes  atomic.Int64 // of calls not yet answered
-	live   atomic.Int64 // activations
-	crowd  chan struct{}
+	bytes atomic.Int64 // of calls not yet answered
+	live  atomic.Int64 // activations
+	crowd chan struct{}
+
+	alarmMu    sync.Mutex // taken under a shard's lock, never the other way round
+	alarms     *alarms
+	alarmKick  chan struct{}
+	alarmsDone chan struct{}
+
 	mu     sync.Mutex // orders Opened and Close
 	closed atomic.Bool
 	stop   chan struct{}
@@ -94,7 +102,8 @@ type class struct {
 // New makes a host of the classes. The error names every class that is wrongly defined. Close ends its goroutine.
 func New(classes []actor.Class, opts Options) (*Host, error) {
 	opts.fill()
-	h := &Host{opts: opts, log: opts.Logger, classes: map[string]*class{}, jobs: make(chan job), crowd: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+	h := &Host{opts: opts, log: opts.Logger, classes: map[string]*class{}, jobs: make(chan job), crowd: make(chan struct{}, 1),
+		alarms: newAlarms(defaultAlarmLimits), alarmKick: make(chan struct{}, 1), alarmsDone: make(chan struct{}), stop: make(chan struct{}), done: make(chan struct{})}
 	var errs []error
 	var names []string
 	for _, c := range classes {
@@ -117,6 +126,7 @@ func New(classes []actor.Class, opts Options) (*Host, error) {
 		h.names = "it has " + strings.Join(names, ", ")
 	}
 	go h.janitor()
+	go h.alarmLoop()
 	return h, nil
 }
 
@@ -200,7 +210,7 @@ func (h *Host) elsewhere(id actor.ID, text string) *actor.Error {
 
 // Opened begins to run the objects of a shard under a new lease.
 func (h *Host) Opened(l store.Lease) {
-	sh := &shard{h: h, lease: l, t: NewTenure(l.Token()), quiet: make(chan struct{})}
+	sh := &shard{h: h, lease: l, t: NewTenure(l.Token()), ringing: map[actor.ID]*run{}, quiet: make(chan struct{})}
 	h.mu.Lock()
 	if h.closed.Load() {
 		sh.t.Drain(nil)
@@ -211,6 +221,7 @@ func (h *Host) Opened(l store.Lease) {
 	if old != nil {
 		old.lose(nil)
 	}
+	h.openAlarms(sh)
 }
 
 // Applied is of store.Owner.
@@ -333,6 +344,7 @@ func (h *Host) Close(ctx context.Context) error {
 		close(h.stop)
 	}
 	<-h.done
+	<-h.alarmsDone
 	return err
 }
 

@@ -338,7 +338,8 @@ func (b *instance) reset(running, queued *actor.Error) {
 	if len(runs) > 1 { // which of them it was nobody knows; the others are cut off half-way
 		running = fatal{running}.of(actor.MayHaveRun)
 	}
-	out := s.t.Break(buf[:0], b.a, &Result{Err: running}, waiting)
+	out := s.alarmReset(buf[:0], b.a, running)
+	out = s.t.Break(out, b.a, &Result{Err: running}, waiting)
 	s.settle(out)
 	s.do(out)
 	for _, r := range runs {

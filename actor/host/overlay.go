@@ -87,8 +87,10 @@ func (v *overlay) settle(pos uint64, room int) {
 		e := v.dirty.first.value
 		v.dirty.remove(&e.node)
 		e.tag = 0
-		if e == v.cleared { // the state says the same
-			v.cleared = nil
+		if e == v.cleared || store.IsAlarmKey(e.key) { // the state says the same, and nobody reads the index here
+			if e == v.cleared {
+				v.cleared = nil
+			}
 			delete(v.entries, e.key)
 			continue
 		}

@@ -21,6 +21,7 @@ type run struct {
 	class  *class
 	method *actor.Method
 	task   func(context.Context) error // instead of a method: what WaitUntil was given
+	alarm  *ringing                    // instead of a method: the object's alarm
 	s      *shard
 	a      *Activation
 	b      *instance // nil until the activation has one
@@ -102,6 +103,11 @@ func (r *run) body() ending {
 	if err := r.begin(); err != nil {
 		return r.fail(skipped, err)
 	}
+	if r.alarm != nil {
+		if over, due := r.alarmDue(); !due {
+			return over
+		}
+	}
 	var arg actor.Arg
 	if r.method != nil {
 		var bad *actor.Error
@@ -138,6 +144,9 @@ func (r *run) body() ending {
 		if e, ok := r.recall(); ok {
 			return e
 		}
+	}
+	if r.alarm != nil {
+		return r.ring()
 	}
 	value, enc, err := r.method.Call(r, r.b.object, arg, enc)
 	if err != nil {
@@ -238,7 +247,7 @@ func (r *run) seal(e ending) []store.Write {
 	if r.cancel2 != nil {
 		r.cancel2()
 	}
-	r.unconfirmed = !r.pending.gates && r.attempt == nil
+	r.unconfirmed = !r.pending.gates && r.attempt == nil && r.alarm == nil
 	ws := r.pending.take()
 	if e == returned {
 		ws = r.remember(ws)
@@ -253,6 +262,10 @@ func (r *run) cancel() {
 
 // respond answers the caller. The result may be shared with other events whose constructor failed with this one's.
 func (r *run) respond(res *Result) {
+	if r.alarm != nil {
+		r.alarmAnswered()
+		return
+	}
 	h := r.s.h
 	if res != &r.res { // which the event's code may be about to write, if it was reset meanwhile
 		shared := *res
@@ -274,6 +287,10 @@ func (r *run) respond(res *Result) {
 // refuse answers the caller with why the Tenure refused the event.
 func (r *run) refuse(why Why, o actor.Outcome, lost *store.MovedError) {
 	h := r.s.h
+	if r.alarm != nil {
+		r.alarmRefused()
+		return
+	}
 	if r.task != nil {
 		h.log.Warn("a task of WaitUntil was dropped with its activation", "object", r.Object.String(), "reason", why.String())
 		return

@@ -24,8 +24,10 @@ type shard struct {
 
 	mu       sync.Mutex
 	t        *Tenure
-	why      *store.MovedError // set when the Tenure is lost, if known
-	space    chan struct{}     // closed at the next Applied or Lost; nil unless somebody waits for it
+	why      *store.MovedError  // set when the Tenure is lost, if known
+	space    chan struct{}      // closed at the next Applied or Lost; nil unless somebody waits for it
+	index    queue[alarmChange] // what batches that are not applied do to the index of alarms
+	ringing  map[actor.ID]*run  // deliveries of alarms that have begun
 	draining bool
 	quiet    chan struct{} // closed once a draining shard is quiet
 	isQuiet  bool
@@ -46,6 +48,7 @@ func (s *shard) applied(pos uint64) {
 	var buf acts
 	s.mu.Lock()
 	out := s.t.Applied(buf[:0], pos)
+	s.indexApplied(pos)
 	s.wakeSpace()
 	s.settle(out)
 	s.do(out)
@@ -72,7 +75,9 @@ func (s *shard) lost(out []Action, why *store.MovedError) []Action {
 	if s.why == nil {
 		s.why = why
 	}
-	s.over.Store(true)
+	if !s.over.Swap(true) {
+		s.closeAlarms()
+	}
 	s.wakeSpace()
 	return s.t.Lost(out)
 }
@@ -114,6 +119,7 @@ func (s *shard) drain() {
 	var buf acts
 	s.mu.Lock()
 	s.draining = true
+	s.pauseAlarms(true)
 	out := s.t.Drain(buf[:0])
 	s.settle(out)
 	s.do(out)
@@ -124,6 +130,7 @@ func (s *shard) resume() {
 	defer s.mu.Unlock()
 	s.t.Resume()
 	s.draining = false
+	s.pauseAlarms(false)
 	if s.isQuiet {
 		s.quiet, s.isQuiet = make(chan struct{}), false
 	}
@@ -232,11 +239,20 @@ func (s *shard) end(r *run, e ending) (*Activation, *run) {
 				e = r.fail(resetting, err.of(actor.Ran))
 			}
 		}
-		if e == returned && len(writes) > 0 && s.t.Broken(&r.Event) == 0 {
-			out, err = s.commit(out, writes)
+		ws := writes
+		if e == returned && s.t.Broken(&r.Event) == 0 {
+			if r.alarm != nil {
+				ws = s.withAlarm(r, writes)
+			}
+			if len(ws) > 0 {
+				out, err = s.commit(out, ws)
+			}
+			if r.alarm != nil && err == nil && !s.t.IsLost() {
+				s.alarmEnded(r)
+			}
 		}
 		if err == nil {
-			out = s.ended(out, r, e, writes)
+			out = s.ended(out, r, e, ws)
 			r.attemptEnded()
 			s.settle(out)
 			return s.perform(out)
@@ -257,6 +273,7 @@ func (s *shard) ended(out []Action, r *run, e ending, writes []store.Write) []Ac
 	case skipped:
 		return s.t.Skip(out, &r.Event, &r.res)
 	case unborn:
+		out = s.alarmReset(out, r.a, r.res.Err)
 		s.h.counts.resets.Add(1)
 		shared := r.res // by all that waited for the constructor; each makes a copy of it
 		end.Reply = &shared
@@ -267,6 +284,7 @@ func (s *shard) ended(out []Action, r *run, e ending, writes []store.Write) []Ac
 		if r.b != nil {
 			r.b.broken.CompareAndSwap(nil, &fatal{others.Err})
 		}
+		out = s.alarmReset(out, r.a, r.res.Err)
 		return s.t.Reset(out, &r.Event, end, others)
 	}
 }
@@ -277,6 +295,7 @@ func (s *shard) commit(out []Action, writes []store.Write) ([]Action, error) {
 	pos, err := s.lease.Commit(writes)
 	switch {
 	case err == nil && pos == s.t.Submitted()+1:
+		s.noteAlarms(writes, pos)
 		s.h.counts.batches.Add(1)
 		return out, nil
 	case errors.Is(err, store.ErrBusy):

@@ -145,9 +145,6 @@ func (b *instance) DeleteAll(ctx context.Context) error {
 	return nil
 }
 
-// clearAlarm is what takes the object's alarm away: none of its keys is in the range that DeleteAll removes.
-func (b *instance) clearAlarm(*run) ([]store.Write, error) { return nil, nil }
-
 func (b *instance) write(key string, value []byte, del bool) store.Write {
 	k := make([]byte, 0, len(b.prefix)+len(key))
 	return store.Write{Key: append(append(k, b.prefix...), key...), Value: value, Delete: del}

@@ -79,6 +79,7 @@ type object struct {
 	mailbox    eventQueue
 	inner      eventQueue // those that an event in progress waits for
 	unanswered int        // events delivered and not yet answered
+	free       int        // of those, the ones that count in no limit
 	bytes      int        // of those, and of their held replies
 	heldBytes  int        // of held replies
 	window     uint64     // tick at which the present window of arrivals began
@@ -118,7 +119,11 @@ func (t *Tenure) Deliver(out []Action, ev *Event, p *Policy) []Action {
 	}
 	o.unanswered++
 	o.bytes += ev.Bytes
-	o.arrive(t.tick)
+	if ev.Free {
+		o.free++
+	} else {
+		o.arrive(t.tick)
+	}
 	ev.since = t.tick
 	if t.isInner(o, ev) {
 		o.inner.push(ev)
@@ -134,9 +139,9 @@ func (t *Tenure) refuses(o *object, ev *Event, p *Policy) Why {
 		return WhyMoved
 	case t.draining && !(o != nil && t.isInner(o, ev)):
 		return WhyDraining
-	case o == nil || o.unanswered == 0:
+	case o == nil || ev.Free || o.unanswered == o.free:
 		return 0
-	case o.unanswered >= p.Mailbox:
+	case o.unanswered-o.free >= p.Mailbox:
 		return WhyCount
 	case o.bytes+ev.Bytes > p.MailboxBytes:
 		return WhyBytes
