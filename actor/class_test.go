@@ -105,11 +105,13 @@ func TestDefineRefuses(t *testing.T) {
 
 type greeter interface {
 	Greet(ctx context.Context, name string) (string, error)
+	secret(ctx context.Context) error // reflection lists it, as it does not for other types
 }
 type english struct{}
 
 func (english) Greet(_ context.Context, name string) (string, error) { return "hello " + name, nil }
 func (english) Hidden(context.Context) error                         { return nil }
+func (english) secret(context.Context) error                         { return nil }
 
 func TestInterfaceClass(t *testing.T) {
 	c := Define("Greeter", func(context.Context, *State) (greeter, error) { return english{}, nil })

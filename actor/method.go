@@ -24,6 +24,9 @@ var (
 
 // newMethod looks at one exported method: nil and no error if it has no context.
 func newMethod(class string, typ reflect.Type, rm reflect.Method) (*Method, error) {
+	if !rm.IsExported() { // only an interface shows such
+		return nil, nil
+	}
 	f := rm.Type
 	first := 1 // the receiver
 	if typ.Kind() == reflect.Interface {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +33,8 @@ func TestUsageErrors(t *testing.T) {
 		{"call Counter/a Get --timeout 0s", []string{"--timeout", "above 0"}},
 		{"call Counter/a Get --timeout soon", []string{"--timeout"}},
 		{"call Counter/a Get --colour red", []string{"--colour"}},
+		{"gen now", []string{"1 arguments"}},
+		{"gen --type", []string{"--type"}},
 		{"status now", []string{"1 arguments"}},
 		{"where", []string{"CLASS/KEY"}},
 		{"where nonsense", []string{"want CLASS/KEY"}},
@@ -59,6 +63,31 @@ func TestNoCommand(t *testing.T) {
 	}
 	if o := runProgram(t, "call", "--help"); o.code != 0 || !strings.Contains(o.stdout, "CLASS/KEY METHOD [JSON]") || o.stderr != "" {
 		t.Errorf("call --help: %+v", o)
+	}
+}
+
+// A mistake in what gen is to read is an error, not one of usage; a package whose stubs are right is left alone, and nothing is said.
+func TestGen(t *testing.T) {
+	runProgram(t, "gen", "--package", "nowhere").want(t, 1, "--package nowhere", "directory of a Go package")
+	runProgram(t, "gen", "--type", "Nothing").want(t, 1, "package cmd has no type Nothing")
+	dir := t.TempDir()
+	for name, src := range map[string]string{
+		"go.mod": "module example.com/app\n\ngo 1.26\n",
+		"a.go":   "package app\n\nimport \"context\"\n\ntype Cart struct{}\n\nfunc (*Cart) Add(context.Context, int) error { return nil }\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(src), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(dir, "basket_ref.go")
+	for _, want := range []string{file + "\n", ""} {
+		o := runProgram(t, "gen", "--package", dir, "--type", "Cart", "--class", "Basket")
+		if o.code != 0 || o.stdout != want || o.stderr != "" {
+			t.Errorf("got %+v, want %q on stdout", o, want)
+		}
+	}
+	if src, err := os.ReadFile(file); err != nil || !strings.Contains(string(src), "func (r BasketRef) Add(ctx context.Context, arg int, opts ...actor.CallOption) error {") {
+		t.Errorf("%v\n%s", err, src)
 	}
 }
 

@@ -35,7 +35,7 @@ var mayImport = []struct {
 	{[]string{"node"}, belowNode},
 	{[]string{"node/..."}, append([]string{"node", "node/..."}, belowNode...)},
 	{[]string{"bench"}, []string{"actor", "node", "transport/client"}},
-	{[]string{"cmd", "cmd/..."}, []string{"actor", "actor/stock", "node", "bench", "transport/client", "cmd"}},
+	{[]string{"cmd", "cmd/..."}, []string{"actor", "actor/stock", "node", "bench", "transport/client", "cmd", "cmd/gen"}},
 }
 
 var belowNode = []string{"ring", "ring/gossip", "actor", "actor/host", "actor/actortest", "actor/stock", "store", "store/replica",

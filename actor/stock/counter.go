@@ -19,6 +19,7 @@ func newCounter(_ context.Context, s *actor.State) (*counter, error) {
 	return &counter{s.Storage()}, nil
 }
 
+// Increment adds by, which may be negative, and returns the sum. It fails with "overflow", and adds nothing, if that is no int64.
 func (c *counter) Increment(ctx context.Context, by int64) (int64, error) {
 	n, err := c.Get(ctx)
 	if err != nil {
@@ -31,9 +32,11 @@ func (c *counter) Increment(ctx context.Context, by int64) (int64, error) {
 	return sum, c.s.Put(ctx, "n", sum)
 }
 
+// Get returns the number.
 func (c *counter) Get(ctx context.Context) (int64, error) {
 	n, _, err := actor.Get[int64](ctx, c.s, "n")
 	return n, err
 }
 
+// Echo returns data and touches no storage.
 func (c *counter) Echo(_ context.Context, data []byte) ([]byte, error) { return data, nil }

@@ -45,10 +45,12 @@ func newMap(_ context.Context, s *actor.State) (*document, error) {
 	return &document{s.Storage()}, nil
 }
 
+// Put stores all entries, or none, and returns how many.
 func (d *document) Put(ctx context.Context, entries map[string]any) (int, error) {
 	return len(entries), d.s.PutMany(ctx, entries)
 }
 
+// Get returns those of at most 128 keys that exist.
 func (d *document) Get(ctx context.Context, keys []string) (map[string]any, error) {
 	found, err := d.s.GetMany(ctx, keys...)
 	if err != nil {
@@ -65,10 +67,12 @@ func (d *document) Get(ctx context.Context, keys []string) (map[string]any, erro
 	return out, nil
 }
 
+// Delete removes at most 128 keys and returns how many existed.
 func (d *document) Delete(ctx context.Context, keys []string) (int, error) {
 	return d.s.Delete(ctx, keys...)
 }
 
+// List returns a page, in the order of the keys' bytes.
 func (d *document) List(ctx context.Context, r ListRequest) (*ListReply, error) {
 	limit := r.Limit
 	switch {
