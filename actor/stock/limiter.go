@@ -41,6 +41,7 @@ type rateLimiter struct {
 
 func newRateLimiter(context.Context, *actor.State) (*rateLimiter, error) { return &rateLimiter{}, nil }
 
+// Take takes the tokens if so many are there, else none.
 func (r *rateLimiter) Take(_ context.Context, q TakeRequest) (TakeReply, error) {
 	if q.N == 0 {
 		q.N = 1

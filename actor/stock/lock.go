@@ -64,6 +64,8 @@ func (r *LockRequest) check() error {
 	return nil
 }
 
+// Acquire gives the lock to the holder if it is free or its last grant is over, with a token higher than all before; to who holds it already it
+// gives the same token again, for longer. Otherwise Granted is false, and the rest says who holds it.
 func (l *lock) Acquire(ctx context.Context, r LockRequest) (LockGrant, error) {
 	if err := r.check(); err != nil {
 		return LockGrant{}, err
@@ -86,6 +88,7 @@ func (l *lock) Acquire(ctx context.Context, r LockRequest) (LockGrant, error) {
 	return g, l.s.Put(ctx, "grant", g)
 }
 
+// Release gives the lock back, and reports whether the holder held it, under the request's token if that is not 0.
 func (l *lock) Release(ctx context.Context, r LockRequest) (bool, error) {
 	if err := r.check(); err != nil {
 		return false, err
@@ -97,11 +100,13 @@ func (l *lock) Release(ctx context.Context, r LockRequest) (bool, error) {
 	return true, l.s.Put(ctx, "grant", LockGrant{Token: g.Token})
 }
 
+// Check reports whether token is that of the present grant.
 func (l *lock) Check(ctx context.Context, token uint64) (bool, error) {
 	g, held, err := l.load(ctx)
 	return held && g.Token == token, err
 }
 
+// Get returns the present grant, a zero one if nobody holds the lock. Granted is false.
 func (l *lock) Get(ctx context.Context) (LockGrant, error) {
 	g, held, err := l.load(ctx)
 	if !held {

@@ -37,13 +37,13 @@ func (r MapRef) StartGet(ctx context.Context, keys []string, opts ...actor.CallO
 }
 
 // List returns a page, in the order of the keys' bytes.
-func (r MapRef) List(ctx context.Context, r_ ListRequest, opts ...actor.CallOption) (*ListReply, error) {
-	return actor.Call[*ListReply](ctx, r.Ref, "List", r_, opts...)
+func (ref MapRef) List(ctx context.Context, r ListRequest, opts ...actor.CallOption) (*ListReply, error) {
+	return actor.Call[*ListReply](ctx, ref.Ref, "List", r, opts...)
 }
 
 // StartList is List without waiting: Wait of what it returns does.
-func (r MapRef) StartList(ctx context.Context, r_ ListRequest, opts ...actor.CallOption) actor.PendingOf[*ListReply] {
-	return actor.Start[*ListReply](ctx, r.Ref, "List", r_, opts...)
+func (ref MapRef) StartList(ctx context.Context, r ListRequest, opts ...actor.CallOption) actor.PendingOf[*ListReply] {
+	return actor.Start[*ListReply](ctx, ref.Ref, "List", r, opts...)
 }
 
 // Put stores all entries, or none, and returns how many.

@@ -104,6 +104,7 @@ func newQueue(ctx context.Context, s *actor.State) (*queue, error) {
 func messageKey(n uint64) string  { return fmt.Sprintf("m/%016x", n) }
 func deliveryKey(n uint64) string { return fmt.Sprintf("d/%016x", n) }
 
+// Push adds a message behind all others and returns its number. It fails with "full" when there are 100,000, and with "too-large" above 256 KiB encoded.
 func (q *queue) Push(ctx context.Context, message any) (uint64, error) {
 	b, err := actor.Marshal(message)
 	if err != nil {
@@ -131,6 +132,8 @@ func (q *queue) save(ctx context.Context, state queueState, entries map[string]a
 	return nil
 }
 
+// Pop takes messages for a time, first those that came back, the oldest first, then new ones; none is an empty list. Each must be acknowledged
+// within the time, or it comes back.
 func (q *queue) Pop(ctx context.Context, r PopRequest) ([]QueueMessage, error) {
 	switch {
 	case r.Max < 0 || r.Max > popMost:
@@ -178,6 +181,7 @@ func (q *queue) due(now int64, limit int, state *queueState) []uint64 {
 	return numbers
 }
 
+// Ack removes a message, and reports whether the receipt was still good. If not, the message may be delivered again.
 func (q *queue) Ack(ctx context.Context, r QueueReceipt) (bool, error) {
 	if !q.good(r) {
 		return false, nil
@@ -194,6 +198,7 @@ func (q *queue) Ack(ctx context.Context, r QueueReceipt) (bool, error) {
 	return true, nil
 }
 
+// Nack has a message come back at once, and reports whether the receipt was still good.
 func (q *queue) Nack(ctx context.Context, r QueueReceipt) (bool, error) {
 	if !q.good(r) {
 		return false, nil
@@ -213,6 +218,7 @@ func (q *queue) good(r QueueReceipt) bool {
 	return ok && d.Delivery == r.Delivery && time.Now().UnixMilli() < d.Until
 }
 
+// Len counts the messages.
 func (q *queue) Len(context.Context) (QueueLen, error) {
 	back := len(backBy(q.out, time.Now().UnixMilli()))
 	return QueueLen{Waiting: q.state.Count - len(q.out) + back, Out: len(q.out) - back}, nil

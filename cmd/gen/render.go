@@ -100,7 +100,7 @@ func (w *writer) method(stub string, m method) {
 		result = w.typ(m.result)
 	}
 	taken := identifiers(actor, context, arg, result, "any nil")
-	r, ctx, opts := unused("r", taken), unused("ctx", taken), unused("opts", taken)
+	ctx, opts := unused("ctx", taken), unused("opts", taken)
 	params, value := fmt.Sprintf("%s %s.Context", ctx, context), "nil"
 	if m.arg != nil {
 		value = m.param
@@ -111,6 +111,10 @@ func (w *writer) method(stub string, m method) {
 		params += fmt.Sprintf(", %s %s", value, arg)
 	}
 	params += fmt.Sprintf(", %s ...%s.CallOption", opts, actor)
+	r := "r"
+	if taken[r] {
+		r = unused("ref", taken)
+	}
 	call := fmt.Sprintf("%s, %s.Ref, %q, %s, %s...", ctx, r, m.name, value, opts)
 
 	comment(&w.body, m.doc, m.name+" calls the method "+m.name+" and waits for its answer.")

@@ -58,13 +58,13 @@ func (r GoodRef) StartBoth(ctx context.Context, item Item, opts ...actor.CallOpt
 }
 
 // Many calls the method Many and waits for its answer.
-func (r GoodRef) Many(ctx context.Context, r_ map[string][]*Item, opts ...actor.CallOption) (Texts, error) {
-	return actor.Call[Texts](ctx, r.Ref, "Many", r_, opts...)
+func (ref GoodRef) Many(ctx context.Context, r map[string][]*Item, opts ...actor.CallOption) (Texts, error) {
+	return actor.Call[Texts](ctx, ref.Ref, "Many", r, opts...)
 }
 
 // StartMany is Many without waiting: Wait of what it returns does.
-func (r GoodRef) StartMany(ctx context.Context, r_ map[string][]*Item, opts ...actor.CallOption) actor.PendingOf[Texts] {
-	return actor.Start[Texts](ctx, r.Ref, "Many", r_, opts...)
+func (ref GoodRef) StartMany(ctx context.Context, r map[string][]*Item, opts ...actor.CallOption) actor.PendingOf[Texts] {
+	return actor.Start[Texts](ctx, ref.Ref, "Many", r, opts...)
 }
 
 // None takes nothing and returns nothing.
