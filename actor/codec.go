@@ -33,6 +33,7 @@ func Marshal(v any) ([]byte, error) {
 	enc.ResetWriter(&buf)
 	enc.SetCustomStructTag("json")
 	enc.UseCompactInts(true)
+	enc.SetSortMapKeys(true) // where the library can: what is the same twice should look the same, see Idempotent
 	if err := enc.Encode(v); err != nil {
 		return nil, err
 	}

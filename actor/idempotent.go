@@ -25,7 +25,7 @@ const (
 //
 // key is 1 to 256 bytes of UTF-8 without NUL; else the call fails with ErrBadArgument. So does one that has the key of an earlier call, but
 // another method or argument. The argument is compared as it was sent: in JSON it is another than in msgpack, and a type whose encoding differs from
-// time to time (a map that is neither map[string]string nor map[string]any) is no good argument.
+// time to time (a map other than of strings to strings, to bools or to any) is no good argument.
 //
 // An object remembers its last 1,024 keys, as long as their answers together take no more than 1 MiB, for 24 hours by its owner's clock.
 // What is beyond that is forgotten when a key is added, the oldest first, and a call with a forgotten key runs anew. DeleteAll forgets none.

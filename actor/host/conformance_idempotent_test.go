@@ -226,7 +226,7 @@ func TestConformanceIdempotent(t *testing.T) {
 }
 
 func testInterrupted(t *testing.T) {
-	for _, how := range []string{"sync", "await", "call"} {
+	for _, how := range []string{"sync", "await"} {
 		t.Run(how, func(t *testing.T) {
 			inWorld(t, Options{}, func(t *testing.T, w *world) {
 				runs := 0
@@ -239,13 +239,6 @@ func testInterrupted(t *testing.T) {
 						err = p.st.Sync(ctx)
 					case "await":
 						err = p.s.Await(ctx, func(context.Context) error { return nil })
-					case "call":
-						err = p.s.Object("Probe", "other").Call(ctx, "Read", nil, nil)
-						if e := (*actor.Error)(nil); errors.As(err, &e) && e.Code == actor.CodeUnreachable {
-							err = nil // this host has no way to objects
-							_ = p.st.Put(ctx, "n", 1)
-							err = p.st.Sync(ctx)
-						}
 					}
 					if err != nil {
 						return "", err
@@ -273,6 +266,85 @@ func testInterrupted(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestConformanceIdempotentCalls: calls of an object's code, within a call with a key and with keys of their own.
+func TestConformanceIdempotentCalls(t *testing.T) {
+	conform(t, []row{
+		{name: "a call leaves when it is durable that the one around it has begun", test: func(t *testing.T, w *world, l *loop) {
+			w.does("call", func(ctx context.Context, p *probe) (string, error) {
+				return actor.Call[string](ctx, outside(p), "Slow", nil, actor.Idempotent("theirs"))
+			})
+			a := w.send("o", "Do", "call", withKey("1"))
+			if n := len(l.sent()); n != 0 {
+				t.Fatalf("%d calls have left", n)
+			}
+			w.l.apply(1)
+			if c := l.sent(); len(c) != 1 || c[0].key != "theirs" {
+				t.Fatalf("%+v", c)
+			}
+			w.takeOver(true)
+			l.sent()[0].reply("done")
+			a.fails(actor.ErrMoved, actor.MayHaveRun)
+			w.send("o", "Do", "call", withKey("1")).fails(actor.ErrInterrupted, actor.MayHaveRun)
+			b := w.send("o", "Do", "call", withKey("2"))
+			b.held()
+			l.sent()[1].reply("done")
+			b.want("done")
+			w.send("o", "Do", "call", withKey("2")).want("done")
+			if n := len(l.sent()); n != 2 {
+				t.Fatalf("%d calls have left", n)
+			}
+		}},
+		{name: "an object repeats its call to another", test: func(t *testing.T, w *world, l *loop) {
+			w.auto()
+			w.does("twice", func(ctx context.Context, p *probe) (string, error) {
+				other := p.s.Object("Probe", "other")
+				a, err := actor.Call[int64](ctx, other, "Add", int64(3), actor.Idempotent("k"))
+				if err != nil {
+					return "", err
+				}
+				b, err := actor.Call[int64](ctx, other, "Add", int64(3), actor.Idempotent("k"))
+				return fmt.Sprint(a, b), err
+			})
+			w.send("o", "Do", "twice").want("3 3")
+			w.send("other", "Read", nil).want(int64(3))
+		}},
+		{name: "unconfirmed writes of a call with a key are confirmed by its answer", test: func(t *testing.T, w *world, l *loop) {
+			w.does("put", func(ctx context.Context, p *probe) (string, error) {
+				return "ok", p.st.Put(ctx, "n", 4, actor.Unconfirmed())
+			})
+			a := w.send("o", "Do", "put", withKey("1"))
+			a.held()
+			w.l.apply(1)
+			a.want("ok")
+		}},
+		{name: "a transaction that is open at the end leaves the answer", test: func(t *testing.T, w *world, l *loop) {
+			w.auto()
+			runs, gate := 0, make(chan struct{})
+			w.does("open", func(ctx context.Context, p *probe) (string, error) {
+				runs++
+				started := make(chan struct{})
+				go func() {
+					_ = p.st.Transaction(ctx, func(ctx context.Context, tx *actor.Tx) error {
+						_ = tx.Put(ctx, "n", 9)
+						close(started)
+						<-gate
+						return nil
+					})
+				}()
+				<-started
+				return "ok", nil
+			})
+			w.send("o", "Do", "open", withKey("1")).want("ok")
+			close(gate)
+			w.send("o", "Do", "open", withKey("1")).want("ok")
+			w.send("o", "Read", nil).want(int64(0))
+			if runs != 1 {
+				t.Errorf("run %d times", runs)
+			}
+		}},
+	})
 }
 
 func testRetention(t *testing.T) {

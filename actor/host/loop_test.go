@@ -28,6 +28,7 @@ type loopCall struct {
 	arg    msgpack.RawMessage
 	chain  []string
 	ctx    context.Context
+	key    string // idempotency key
 	done   chan struct{}
 	res    *Result
 }
@@ -40,8 +41,8 @@ func (r *loopRef) Call(ctx context.Context, method string, arg, reply any, opts 
 	return r.Start(ctx, method, arg, opts...).Wait(ctx, reply)
 }
 
-func (r *loopRef) Start(ctx context.Context, method string, arg any, _ ...actor.CallOption) *actor.Pending {
-	c := &loopCall{method: method, chain: Chain(ctx), ctx: ctx, done: make(chan struct{})}
+func (r *loopRef) Start(ctx context.Context, method string, arg any, opts ...actor.CallOption) *actor.Pending {
+	c := &loopCall{method: method, chain: Chain(ctx), ctx: ctx, key: actor.ApplyCallOptions(opts).Idempotent, done: make(chan struct{})}
 	if arg != nil {
 		c.arg = arg.(msgpack.RawMessage)
 	}
@@ -51,7 +52,7 @@ func (r *loopRef) Start(ctx context.Context, method string, arg any, _ ...actor.
 		r.l.mu.Unlock()
 		return actor.NewPending(c)
 	}
-	call := &Call{Object: r.id, Method: method, Arg: c.arg, Chain: c.chain, Respond: c.answer}
+	call := &Call{Object: r.id, Method: method, Arg: c.arg, Chain: c.chain, Idempotent: c.key, Respond: c.answer}
 	if len(c.arg) > 0 {
 		call.Encoding = uint8(actor.EncodingMsgpack)
 	}

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"strings"
 	"testing"
@@ -43,6 +44,33 @@ func TestIdempotentCallAtTheDeadline(t *testing.T) {
 	defer f.mu.Unlock()
 	if f.calls < 2 {
 		t.Errorf("sent %d times", f.calls)
+	}
+}
+
+// The owner compares arguments as they were sent.
+func TestSameArgumentSameBytes(t *testing.T) {
+	type arg struct {
+		Strings map[string]string
+		Any     map[string]any
+		Bools   map[string]bool
+	}
+	var first []byte
+	for range 50 {
+		in := arg{map[string]string{}, map[string]any{}, map[string]bool{}}
+		for i := range 10 {
+			k := string(rune('a' + i))
+			in.Strings[k], in.Any[k], in.Bools[k] = k, i, true
+		}
+		b, _, err := encode(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first == nil {
+			first = b
+		}
+		if !bytes.Equal(b, first) {
+			t.Fatal("one value, two encodings")
+		}
 	}
 }
 
