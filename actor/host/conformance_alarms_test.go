@@ -150,6 +150,7 @@ func TestConformanceAlarms(t *testing.T) {
 		test func(w *alarmTest)
 		opts []actor.ClassOption
 	}{
+		{"C-68 alarm in transaction", testAlarmInTransaction, nil},
 		{"C-73 set, overwrite, validate", testAlarmSet, nil},
 		{"C-73 a class without a handler", testAlarmWithoutHandler, nil},
 		{"C-74 never early, prompt", testAlarmNeverEarly, nil},
@@ -171,6 +172,40 @@ func TestConformanceAlarms(t *testing.T) {
 	}
 	t.Run("C-86 storm: calls go on", testStormCalls)
 	t.Run("C-86 storm: latency", testStormLatency)
+}
+
+func testAlarmInTransaction(w *alarmTest) {
+	w.handle(nil)
+	start := time.Now()
+	w.set("k", start.Add(time.Minute))
+	for _, commit := range []bool{false, true} {
+		w.do("k", func(ctx context.Context, st *actor.Storage) error {
+			err := st.Transaction(ctx, func(ctx context.Context, tx *actor.Tx) error {
+				if err := errors.Join(st.DeleteAlarm(ctx), isAlarm(ctx, st, time.Time{}), st.SetAlarm(ctx, start.Add(2*time.Minute)), isAlarm(ctx, st, start.Add(2*time.Minute))); err != nil {
+					return err
+				}
+				if !commit {
+					return tx.Rollback()
+				}
+				return nil
+			})
+			return errors.Join(err, isAlarm(ctx, st, start.Add(map[bool]time.Duration{false: time.Minute, true: 2 * time.Minute}[commit])))
+		}).want("")
+	}
+	time.Sleep(time.Minute)
+	w.wantRuns(0, time.Time{})
+	time.Sleep(time.Minute)
+	w.wantRuns(1, start.Add(2*time.Minute))
+	// Rolled back in the handler: as if it had not been set there.
+	w.handle(func(ctx context.Context, p *probe, info actor.AlarmInfo) error {
+		return p.st.Transaction(ctx, func(ctx context.Context, tx *actor.Tx) error {
+			return errors.Join(p.st.SetAlarm(ctx, time.Now()), tx.Rollback())
+		})
+	})
+	w.set("k", time.Now())
+	time.Sleep(time.Minute)
+	w.wantRuns(1, time.Time{})
+	w.nothingStored()
 }
 
 func testAlarmSet(w *alarmTest) {
