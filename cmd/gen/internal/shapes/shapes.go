@@ -16,6 +16,7 @@ func Classes() map[string]actor.Class {
 	m := map[string]actor.Class{}
 	for _, c := range []actor.Class{
 		actor.Define("Good", newGood), actor.Define("Bad", newBad), actor.Define("Valued", newValued), actor.Define("Empty", newEmpty),
+		actor.Define("Rung", newRung),
 		actor.Define("Greeter", NewGreeter), actor.Define("ints", newList[int]),
 		actor.Define[pair[string, time.Duration]]("Pair", func(context.Context, *actor.State) (pair[string, time.Duration], error) {
 			return pair[string, time.Duration]{}, nil
@@ -113,6 +114,9 @@ func (Bad) ReturnsUnsafe(context.Context) (unsafe.Pointer, error) {
 	return nil, nil
 }
 
+// Alarm is of no shape for a handler of alarms.
+func (Bad) Alarm(time.Time) error { return nil }
+
 //lint:ignore ST1008 it is bad
 func (Bad) ErrorFirst(context.Context) (error, int) { return nil, 0 }
 
@@ -130,6 +134,14 @@ func (*Valued) OfPointer(context.Context, int, int, int) error { return nil }
 type Empty struct{}
 
 func newEmpty(context.Context, *actor.State) (*Empty, error) { return &Empty{}, nil }
+
+// Rung has a handler of alarms, which is not callable.
+type Rung struct{}
+
+func newRung(context.Context, *actor.State) (*Rung, error) { return &Rung{}, nil }
+
+func (*Rung) Alarm(context.Context, actor.AlarmInfo) error { return nil }
+func (*Rung) Set(context.Context, time.Time) error         { return nil }
 
 // English is a class by its interface.
 type English interface {
