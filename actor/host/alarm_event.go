@@ -87,7 +87,7 @@ func (r *run) ring() ending {
 	b := r.b
 	timer := time.AfterFunc(h.opts.AlarmTimeout, func() {
 		e := &actor.Error{Code: actor.CodeDeadline, Outcome: actor.Ran, Remote: true, Reset: true, Object: b.id, Message: textAlarmTime + ": more than " + h.opts.AlarmTimeout.String()}
-		b.reset(e, nil)
+		b.timeUp(e, false)
 	})
 	defer timer.Stop()
 	err := r.class.Ring(r, b.object, actor.AlarmInfo{IsRetry: al.rec.retry(), RetryCount: int(al.rec.counted), Scheduled: time.UnixMilli(al.rec.scheduled)})

@@ -29,7 +29,10 @@ var (
 )
 
 // fatal is what an activation was reset with.
-type fatal struct{ err *actor.Error }
+type fatal struct {
+	err *actor.Error
+	all bool // events that wait fail with it, too
+}
 
 func (f *fatal) Error() string { return f.err.Error() }
 func (f *fatal) Unwrap() error { return f.err }

@@ -5,8 +5,9 @@ import "github.com/ringfence/ringfence/actor"
 // Reset: ev panicked or aborted. The activation is thrown away with what the event wrote since its last Submit. Batches submitted before go
 // on, they belong to earlier events (or to a Sync that this event was told has happened), and replies of earlier events stay at the
 // gate: they saw nothing of this event. The reply of this one (an error) is held like any other, since it may tell of what is not
-// yet applied. Other events in progress get the reply others. Waiting events go to a new activation, which sees the object's overlay.
-func (t *Tenure) Reset(out []Action, ev *Event, e End, others any) []Action {
+// yet applied. Other events in progress get the reply others. Waiting events get queued if that is not nil, and else go to a new
+// activation, which sees the object's overlay.
+func (t *Tenure) Reset(out []Action, ev *Event, e End, others, queued any) []Action {
 	a, o := ev.a, ev.a.o
 	out = t.stop(out, ev)
 	e.Writes = nil
@@ -22,6 +23,9 @@ func (t *Tenure) Reset(out []Action, ev *Event, e End, others any) []Action {
 		out = t.hold(out, o, ev, &e)
 	}
 	out = t.answerAll(out, a, others)
+	if queued != nil {
+		out = t.failQueued(out, o, &End{Reply: queued, Proved: e.Proved}, ev.round, ev.after)
+	}
 	return t.renew(out, a)
 }
 

@@ -261,8 +261,7 @@ func (b *instance) BlockConcurrency(ctx context.Context, fn func(context.Context
 	if err != nil {
 		e := actor.Returned(err)
 		e.Reset, e.Retryable, e.Object = true, false, b.id
-		b.reset(e, e)
-		runtime.Goexit()
+		b.abandon(&fatal{err: e, all: true})
 	}
 	return nil
 }
@@ -288,7 +287,7 @@ func (b *instance) section(r *run, fn func() error) error {
 	b.s.mu.Unlock()
 	timer := time.AfterFunc(b.s.h.opts.SectionTimeout, func() {
 		e := &actor.Error{Code: actor.CodeOverloaded, Outcome: actor.Ran, Remote: true, Overloaded: true, Reset: true, Object: b.id, Message: textSection}
-		b.reset(e, e)
+		b.timeUp(e, true)
 	})
 	defer func() {
 		timer.Stop()
@@ -311,14 +310,25 @@ func (b *instance) Abort(reason error) {
 		text = reason.Error()
 	}
 	e := &actor.Error{Code: actor.CodeAborted, Outcome: actor.Ran, Remote: true, Reset: true, Message: text, Object: b.id}
-	b.reset(e.WithCause(reason), nil)
+	b.abandon(&fatal{err: e.WithCause(reason)})
+}
+
+// abandon ends the calling goroutine, and with it the event whose code it is; the activation is reset when that has unwound, so that nothing of
+// the next one runs beside it. A goroutine that the event has started ends alone; the reset comes with the event's end.
+func (b *instance) abandon(f *fatal) {
+	b.broken.CompareAndSwap(nil, f)
+	var buf acts
+	b.s.mu.Lock()
+	out, _ := b.s.t.Discard(buf[:0], b.a) // if no event is in progress, a goroutine that outlived its event has called
+	b.s.settle(out)
+	b.s.do(out)
 	runtime.Goexit()
 }
 
-// reset throws the activation away, whatever runs on it: events in progress are answered with running, those that wait with queued, or, if that
-// is nil, by a new activation.
-func (b *instance) reset(running, queued *actor.Error) {
-	if !b.broken.CompareAndSwap(nil, &fatal{running}) {
+// timeUp throws the activation away although an event on it does not end: all in progress are answered with err, and, if all is set, those that wait.
+func (b *instance) timeUp(err *actor.Error, all bool) {
+	f := &fatal{err: err, all: all}
+	if !b.broken.CompareAndSwap(nil, f) {
 		return
 	}
 	var buf acts
@@ -331,15 +341,16 @@ func (b *instance) reset(running, queued *actor.Error) {
 		}
 		s.h.counts.resets.Add(1)
 	}
-	var waiting any
-	if queued != nil {
-		waiting = &Result{Err: fatal{queued}.of(actor.DidNotRun)}
-	}
+	running := f.of(actor.Ran)
 	if len(runs) > 1 { // which of them it was nobody knows; the others are cut off half-way
-		running = fatal{running}.of(actor.MayHaveRun)
+		running = f.of(actor.MayHaveRun)
 	}
 	out := s.alarmReset(buf[:0], b.a, running)
-	out = s.t.Break(out, b.a, &Result{Err: running}, waiting)
+	var queued any
+	if all {
+		queued = &Result{Err: f.of(actor.DidNotRun)}
+	}
+	out = s.t.Break(out, b.a, &Result{Err: running}, queued)
 	s.settle(out)
 	s.do(out)
 	for _, r := range runs {

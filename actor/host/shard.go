@@ -234,9 +234,12 @@ func (s *shard) end(r *run, e ending) (*Activation, *run) {
 	for {
 		s.mu.Lock()
 		out, err := buf[:0], error(nil)
-		if b := r.b; b != nil && e == returned {
+		if b := r.b; b != nil && e != skipped {
 			if err := b.broken.Load(); err != nil {
-				e = r.fail(resetting, err.of(actor.Ran))
+				if e != unborn {
+					e = resetting
+				}
+				r.fail(e, err.of(actor.Ran))
 			}
 		}
 		ws := writes
@@ -280,12 +283,34 @@ func (s *shard) ended(out []Action, r *run, e ending, writes []store.Write) []Ac
 		return s.t.Failed(out, &r.Event, end)
 	default:
 		s.h.counts.resets.Add(1)
-		others := &Result{Err: fatal{r.res.Err}.of(actor.MayHaveRun)}
+		others := &Result{Err: fatal{err: r.res.Err}.of(actor.MayHaveRun)}
+		var queued any
 		if r.b != nil {
-			r.b.broken.CompareAndSwap(nil, &fatal{others.Err})
+			r.b.broken.CompareAndSwap(nil, &fatal{err: others.Err})
+			if f := r.b.broken.Load(); f.all {
+				queued = &Result{Err: f.of(actor.DidNotRun)}
+			}
 		}
+		s.cancelOthers(r)
 		out = s.alarmReset(out, r.a, r.res.Err)
-		return s.t.Reset(out, &r.Event, end, others)
+		return s.t.Reset(out, &r.Event, end, others, queued)
+	}
+}
+
+// cancelOthers ends the contexts of the other events in progress on the activation of r, which is about to be reset. Called with the lock held.
+func (s *shard) cancelOthers(r *run) {
+	var others []*run
+	for p := r.a.progress.first; p != nil; p = p.next {
+		if o := p.value.Data.(*run); o != r {
+			others = append(others, o)
+		}
+	}
+	if len(others) > 0 {
+		go func() { // their locks come before the shard's
+			for _, o := range others {
+				o.cancel()
+			}
+		}()
 	}
 }
 

@@ -242,7 +242,7 @@ func (o *oracle) endSomehow(w *watched) {
 		w.held = append(w.held, e)
 		w.reset = w.act
 		end.Writes = o.randomWrites(w)
-		o.do(o.ten.Reset(nil, &e.Event, end, nil))
+		o.do(o.ten.Reset(nil, &e.Event, end, nil, nil))
 	case n < 18:
 		o.note("constructor failed on %v", w.id)
 		w.reset = w.act

@@ -106,7 +106,7 @@ func (s *script) command(f []string) []string {
 		case "ended":
 			acts = s.t.Ended(nil, ev, e)
 		case "reset":
-			acts = s.t.Reset(nil, ev, e, "reset of another")
+			acts = s.t.Reset(nil, ev, e, "reset of another", nil)
 		case "failed":
 			acts = s.t.Failed(nil, ev, e)
 		}

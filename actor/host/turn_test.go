@@ -161,7 +161,7 @@ func (x *turnTest) end(ev *turned, how string) {
 	ev.where, ev.pins = "over", 0
 	e := End{Reply: "own", Proved: true}
 	if how == "reset" {
-		x.do(x.ten.Reset(nil, &ev.Event, e, "others"))
+		x.do(x.ten.Reset(nil, &ev.Event, e, "others", nil))
 		return
 	}
 	if x.rnd.IntN(2) == 0 && x.ten.Broken(&ev.Event) == 0 {

@@ -205,7 +205,7 @@ func (u *running) panics() {
 	u.s.r.n.w.stats.Panics++
 	u.failed, u.over, u.writes = true, true, nil
 	u.pos = u.s.last[u.q.object]
-	u.s.do(u.s.t.Reset(nil, u.ev, host.End{Bytes: replyBytes, Touched: u.touch, Denied: u.denied, Proved: u.proved}, nil))
+	u.s.do(u.s.t.Reset(nil, u.ev, host.End{Bytes: replyBytes, Touched: u.touch, Denied: u.denied, Proved: u.proved}, nil, nil))
 }
 
 const replyBytes = 40
