@@ -175,6 +175,30 @@ func (o *Object[T]) Advance(d time.Duration) {
 	synctest.Wait()
 }
 
+// NextAlarm is when the object's alarm runs next, the next try of one that failed included; ok is false if none is set.
+func (o *Object[T]) NextAlarm() (at time.Time, ok bool) {
+	o.settle()
+	o.w.s.mu.Lock()
+	defer o.w.s.mu.Unlock()
+	for k := range o.w.s.data {
+		if ms, class, key, found := store.ParseAlarmKey([]byte(k)); found && class == o.id.Class && key == o.id.Key {
+			return time.UnixMilli(ms), true
+		}
+	}
+	return time.Time{}, false
+}
+
+// FireAlarm lets time pass until the object's alarm runs, and waits for it, as far as it gets without more time. It fails the test if no
+// alarm is set, and needs virtual time.
+func (o *Object[T]) FireAlarm() {
+	o.w.t.Helper()
+	at, ok := o.NextAlarm()
+	if !ok {
+		o.w.t.Fatalf("actortest: %v has no alarm set", o.id)
+	}
+	o.Advance(max(time.Until(at), 0))
+}
+
 // settle waits, in virtual time, until nothing goes on by itself.
 func (o *Object[T]) settle() { bubble() }
 

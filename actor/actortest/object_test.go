@@ -51,6 +51,20 @@ func (a *account) Transfer(ctx context.Context, t transfer) (int64, error) {
 
 func (a *account) Calls(context.Context) (int, error) { return a.calls, nil }
 
+// Remind sets the alarm.
+func (a *account) Remind(ctx context.Context, seconds int64) error {
+	return a.s.Storage().SetAlarm(ctx, time.Now().Add(time.Duration(seconds)*time.Second))
+}
+
+// Alarm fails the first time.
+func (a *account) Alarm(ctx context.Context, info actor.AlarmInfo) error {
+	if !info.IsRetry {
+		return errors.New("not yet")
+	}
+	_, err := a.Deposit(ctx, 100)
+	return err
+}
+
 func inBubble(name string, t *testing.T, fn func(t *testing.T, o *actortest.Object[*account])) {
 	t.Run(name, func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -136,6 +150,29 @@ func TestConformanceTestKit(t *testing.T) {
 			t.Errorf("%+v", err)
 		}
 		deposit(t, o, 1, 1)
+	})
+	inBubble("C-107 run the alarm", t, func(t *testing.T, o *actortest.Object[*account]) {
+		if _, ok := o.NextAlarm(); ok {
+			t.Error("an alarm is set")
+		}
+		if err := o.Call(t.Context(), "Remind", int64(3600), nil); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if at, ok := o.NextAlarm(); !ok || at.Sub(began) != time.Hour {
+			t.Errorf("due in %v, %v", at.Sub(began), ok)
+		}
+		o.Evict()
+		o.FireAlarm() // fails
+		if at, ok := o.NextAlarm(); !ok || at.Sub(began) < time.Hour+2*time.Second || at.Sub(began) > time.Hour+2500*time.Millisecond {
+			t.Errorf("repeated after %v, %v", at.Sub(began), ok)
+		}
+		o.Move()
+		o.FireAlarm()
+		if _, ok := o.NextAlarm(); ok {
+			t.Error("the alarm is still set")
+		}
+		deposit(t, o, 0, 100)
 	})
 	inBubble("held writes", t, func(t *testing.T, o *actortest.Object[*account]) {
 		o.Hold()

@@ -202,6 +202,27 @@ func TestQueue(t *testing.T) {
 	})
 }
 
+// A page of large messages fits in a reply; the next page has the others.
+func TestQueueOfLargeMessages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := actortest.New[*queue](t, Queue(), "q")
+		for range 40 {
+			call[uint64](t, o, "Push", make([]byte, queueMessage-10))
+		}
+		var sizes []int
+		for {
+			ms := call[[]QueueMessage](t, o, "Pop", PopRequest{Max: 100})
+			if len(ms) == 0 {
+				break
+			}
+			sizes = append(sizes, len(ms))
+		}
+		if fmt.Sprint(sizes) != "[16 16 8]" {
+			t.Errorf("pages of %v", sizes)
+		}
+	})
+}
+
 // Every message that was acknowledged as pushed comes out, in order of its number at first, and none comes after it was acknowledged as done, though
 // the owner dies again and again.
 func TestQueueUnderLoss(t *testing.T) {

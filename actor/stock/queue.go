@@ -3,7 +3,6 @@ package stock
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/ringfence/ringfence/actor"
@@ -12,7 +11,7 @@ import (
 // Queue is the class "Queue": a durable queue of messages, each delivered at least once.
 //
 //	Push(message any) uint64                adds a message and returns its number: 1, 2, 3 …
-//	Pop(PopRequest) []QueueMessage          takes messages in order, for a time; each must be acknowledged within it
+//	Pop(PopRequest) []QueueMessage          takes messages in order, at most 4 MiB of them, for a time; each must be acknowledged within it
 //	Ack(QueueReceipt) bool                  the message is done with, and gone; false if the receipt is not, or no longer, good
 //	Nack(QueueReceipt) bool                 it comes back at once
 //	Len() QueueLen
@@ -54,6 +53,7 @@ const (
 	queueMost      = 100_000
 	queueMessage   = 256 << 10
 	popMost        = 100
+	popBytes       = 4 << 20 // of the messages of one Pop, encoded, so that the reply fits whatever its encoding
 	popTimeDefault = 30_000
 	popTimeMost    = 43_200_000
 )
@@ -148,11 +148,23 @@ func (q *queue) Pop(ctx context.Context, r PopRequest) ([]QueueMessage, error) {
 	now := time.Now().UnixMilli()
 	state, entries, messages := q.state, map[string]any{}, []QueueMessage{}
 	taken := map[uint64]delivery{}
-	for _, n := range q.due(now, limit, &state) {
+	for size := 0; len(messages) < limit; {
+		n, ok := q.due(now, taken, &state)
+		if !ok {
+			break
+		}
+		raw, _, err := actor.Get[actor.Raw](ctx, q.s, messageKey(n))
+		if err != nil {
+			return nil, err
+		}
+		if size += len(raw); size > popBytes {
+			break
+		}
+		state.Next = max(state.Next, n+1)
 		state.Delivery++
 		d := delivery{state.Delivery, now + millis, q.out[n].Attempts + 1}
 		m := QueueMessage{QueueReceipt: QueueReceipt{n, d.Delivery}, Attempts: d.Attempts}
-		if _, err := q.s.Get(ctx, messageKey(n), &m.Message); err != nil {
+		if err := actor.Unmarshal(raw, &m.Message); err != nil {
 			return nil, err
 		}
 		taken[n], entries[deliveryKey(n)] = d, d
@@ -170,18 +182,19 @@ func (q *queue) Pop(ctx context.Context, r PopRequest) ([]QueueMessage, error) {
 	return messages, nil
 }
 
-// due is the numbers of the next messages, at most limit: first those that came back, the oldest first, then new ones.
-func (q *queue) due(now int64, limit int, state *queueState) []uint64 {
-	numbers := backBy(q.out, now)
-	numbers = numbers[:min(len(numbers), limit)]
-	for len(numbers) < limit && state.Next <= state.Last {
-		numbers = append(numbers, state.Next)
-		state.Next++
+// due is the number of the next message beside those taken: first those that came back, the oldest first, then new ones.
+func (q *queue) due(now int64, taken map[uint64]delivery, state *queueState) (number uint64, ok bool) {
+	for n, d := range q.out {
+		if _, mine := taken[n]; !mine && d.Until <= now && (!ok || n < number) {
+			number, ok = n, true
+		}
 	}
-	return numbers
+	if !ok && state.Next <= state.Last {
+		number, ok = state.Next, true
+	}
+	return number, ok
 }
 
-// Ack removes a message, and reports whether the receipt was still good. If not, the message may be delivered again.
 func (q *queue) Ack(ctx context.Context, r QueueReceipt) (bool, error) {
 	if !q.good(r) {
 		return false, nil
@@ -220,17 +233,11 @@ func (q *queue) good(r QueueReceipt) bool {
 
 // Len counts the messages.
 func (q *queue) Len(context.Context) (QueueLen, error) {
-	back := len(backBy(q.out, time.Now().UnixMilli()))
-	return QueueLen{Waiting: q.state.Count - len(q.out) + back, Out: len(q.out) - back}, nil
-}
-
-// backBy is which of the popped messages are back, the oldest first.
-func backBy(out map[uint64]delivery, now int64) (numbers []uint64) {
-	for n, d := range out {
+	back, now := 0, time.Now().UnixMilli()
+	for _, d := range q.out {
 		if d.Until <= now {
-			numbers = append(numbers, n)
+			back++
 		}
 	}
-	slices.Sort(numbers)
-	return numbers
+	return QueueLen{Waiting: q.state.Count - len(q.out) + back, Out: len(q.out) - back}, nil
 }

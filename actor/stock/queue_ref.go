@@ -16,7 +16,7 @@ func NewQueueRef(from actor.Objects, key string) QueueRef {
 	return QueueRef{from.Object("Queue", key)}
 }
 
-// Ack removes a message, and reports whether the receipt was still good. If not, the message may be delivered again.
+// Ack calls the method Ack and waits for its answer.
 func (ref QueueRef) Ack(ctx context.Context, r QueueReceipt, opts ...actor.CallOption) (bool, error) {
 	return actor.Call[bool](ctx, ref.Ref, "Ack", r, opts...)
 }
