@@ -36,9 +36,9 @@ func quietConfig(dir string) Config {
 	return c
 }
 
-func launch(t *testing.T, cfg Config) *running {
+func launch(t *testing.T, cfg Config, more ...actor.Class) *running {
 	t.Helper()
-	n, err := New(cfg, stock.Counter(), stock.Map())
+	n, err := New(cfg, append([]actor.Class{stock.Counter(), stock.Map()}, more...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func freeAddr(t testing.TB) string {
 }
 
 // trio starts three nodes that list each other.
-func trio(t *testing.T, change func(i int, c *Config)) []*running {
+func trio(t *testing.T, change func(i int, c *Config), more ...actor.Class) []*running {
 	t.Helper()
 	gossips := []string{freeAddr(t), freeAddr(t), freeAddr(t)}
 	var nodes []*running
@@ -98,7 +98,7 @@ func trio(t *testing.T, change func(i int, c *Config)) []*running {
 		if change != nil {
 			change(i, &cfg)
 		}
-		nodes = append(nodes, launch(t, cfg))
+		nodes = append(nodes, launch(t, cfg, more...))
 	}
 	return nodes
 }

@@ -52,7 +52,7 @@ func (o *outRef) Start(ctx context.Context, method string, arg any, opts ...acto
 		return c.fail(&actor.Error{Code: actor.CodeUnreachable, Outcome: actor.DidNotRun, Object: o.id, Message: "this host has no way to other objects"})
 	}
 	if err := o.id.Validate(); err != nil {
-		return c.fail(&actor.Error{Code: actor.CodeBadArgument, Outcome: actor.DidNotRun, Object: o.id, Message: err.Error()})
+		return c.fail(err) // which shows of the key what is fit to print
 	}
 	if arg != nil {
 		if c.arg, err = actor.Marshal(arg); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/ring"
@@ -138,6 +139,8 @@ func (r *ref) check(ctx context.Context, method string, arg []byte) error {
 		return r.fault
 	case method == "" || len(method) > transport.MaxMethod:
 		return failed(r.id, actor.CodeBadArgument, "method %.40q: want a name of 1 to %d bytes", method, transport.MaxMethod)
+	case !utf8.ValidString(method):
+		return failed(r.id, actor.CodeBadArgument, "method %.40q is not UTF-8", method)
 	case len(arg) > maxPayload:
 		return failed(r.id, actor.CodeBadArgument, "the argument of %s has %d bytes; at most %d are allowed", method, len(arg), maxPayload)
 	case r.client.closed.Load():
