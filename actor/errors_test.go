@@ -54,7 +54,7 @@ func TestTableOfCodes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows := regexp.MustCompile(`(?m)^//\t *(\d+) (Code\w+) +(\S+) `).FindAllStringSubmatch(string(doc), -1)
+	rows := regexp.MustCompile(`(?m)^//\t *(\d+) (Code\w+) +(\S+) +(\S+) +(\S[-romx() ]*?)  +(\S.*); do: (\S.*)$`).FindAllStringSubmatch(string(doc), -1)
 	if len(rows) != len(codes)-1 {
 		t.Fatalf("the table has %d rows for %d codes", len(rows), len(codes)-1)
 	}
@@ -68,6 +68,12 @@ func TestTableOfCodes(t *testing.T) {
 		}
 		if !regexp.MustCompile(r[2] + ` +Code = ` + r[1] + `\n`).Match(src) {
 			t.Errorf("%s is not %s in errors.go", r[2], r[1])
+		}
+		if !regexp.MustCompile(`^(any|DidNotRun|MayHaveRun|Ran)$`).MatchString(r[4]) {
+			t.Errorf("%s has the outcome %s", r[2], r[4])
+		}
+		if !regexp.MustCompile(`^(-|[romx]( [romx])*)?( ?\([romx]( [romx])*\))?$`).MatchString(r[5]) {
+			t.Errorf("%s has the flags %q", r[2], r[5])
 		}
 		if r[3] != "–" && !regexp.MustCompile(r[3]+` +error = &Error\{Code: `+r[2]+`\}`).Match(src) {
 			t.Errorf("%s is not the sentinel of %s", r[3], r[2])
