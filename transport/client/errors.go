@@ -85,10 +85,10 @@ func (c *call) lastError(how verdict, a *answer) *actor.Error {
 		}
 		e.Message = fmt.Sprintf("the connection to %s was lost before the answer: %s", c.ref.target(), a.text)
 	case verdictFull:
-		e.Code, e.Overloaded = actor.CodeOverloaded, true
+		e.Code, e.Overloaded, e.Retryable = actor.CodeOverloaded, true, false
 		e.Message = fmt.Sprintf("the connection to %s takes no more: %s", c.ref.target(), a.text)
 	case verdictQueueFull:
-		e.Code, e.Overloaded = actor.CodeOverloaded, true
+		e.Code, e.Overloaded, e.Retryable = actor.CodeOverloaded, true, false
 		e.Message = fmt.Sprintf("%d calls of this Ref are underway: wait for some, or raise Options.MaxPerRef", c.ref.client.opts.MaxPerRef)
 	case verdictOvertaken:
 		if c.mayBe {

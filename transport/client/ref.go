@@ -108,7 +108,7 @@ func (r *ref) enter(ctx context.Context, method string, enc transport.Encoding, 
 	if n := cl.calls.Add(1); n > int64(cl.opts.MaxCalls) {
 		cl.calls.Add(-1)
 		e := failed(r.id, actor.CodeOverloaded, "%d calls of this client are underway: wait for some, or raise Options.MaxCalls", cl.opts.MaxCalls)
-		e.Retryable, e.Overloaded = true, true
+		e.Overloaded = true
 		return nil, e
 	}
 	c := &call{ref: r, method: method, encoding: enc, arg: arg, size: len(arg), chain: chain, idempotent: options.Idempotent, finished: make(chan struct{})}
