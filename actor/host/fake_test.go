@@ -203,6 +203,7 @@ func inWorld(t *testing.T, opts Options, fn func(t *testing.T, w *world), class 
 		}
 		w.h = h
 		w.open(1, false)
+		w.wait() // the host looks for alarms; after that the lease's data is the test's to set
 		defer w.close()
 		fn(t, w)
 	})
