@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/actor/host"
@@ -45,5 +46,23 @@ func (n *Node) newClient() (*client.Client, error) {
 // Client calls objects of the cluster from within the node's process; calls of objects that are here take no socket. It belongs to the node, and ends
 // with it; do not Close it. Calls made before the node knows a ring wait for one.
 func (n *Node) Client() *client.Client { return n.client }
+
+// With runs a node of the classes in this process for as long as fn runs, which is given a client of it, and then stops it as SIGTERM does. fn's
+// context ends with ctx, or when the node cannot go on. The error is fn's and the node's.
+func With(ctx context.Context, cfg Config, classes []actor.Class, fn func(context.Context, *client.Client) error) error {
+	n, err := New(cfg, classes...)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() {
+		defer cancel()
+		ended <- n.Run(ctx)
+	}()
+	err = fn(ctx, n.client)
+	cancel()
+	return errors.Join(err, <-ended)
+}
 
 func (n *Node) object(id actor.ID) actor.Ref { return n.client.Object(id.Class, id.Key) }

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/node"
+	"github.com/ringfence/ringfence/transport/client"
 )
 
 // Account is the class: a balance in cents, and the transfers that have left and not yet arrived, under out/ID.
@@ -103,20 +103,14 @@ func main() {
 
 // run starts a node in this process, and plays.
 func run(ctx context.Context, dir string, out io.Writer) error {
-	n, err := node.New(node.Config{Data: dir, Listen: "127.0.0.1:0", Gossip: "127.0.0.1:0"}, actor.Define("Account", NewAccount))
-	if err != nil {
-		return err
-	}
-	ctx, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- n.Run(ctx) }()
-	err = play(ctx, n.Client().Object, out)
-	stop()
-	return errors.Join(err, <-ended)
+	cfg := node.Config{Data: dir, Listen: "127.0.0.1:0"}
+	return node.With(ctx, cfg, []actor.Class{actor.Define("Account", NewAccount)}, func(ctx context.Context, c *client.Client) error {
+		return play(ctx, c, out)
+	})
 }
 
-func play(ctx context.Context, object func(class, key string) actor.Ref, out io.Writer) error {
-	ann, ben := object("Account", "ann"), object("Account", "ben")
+func play(ctx context.Context, c *client.Client, out io.Writer) error {
+	ann, ben := c.Object("Account", "ann"), c.Object("Account", "ben")
 	if err := ann.Call(ctx, "Deposit", int64(100_00), nil, actor.Idempotent("salary")); err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/node"
+	"github.com/ringfence/ringfence/transport/client"
 )
 
 // Line is what somebody said.
@@ -87,25 +88,19 @@ func main() {
 
 // run starts a node in this process, and plays.
 func run(ctx context.Context, dir string, out io.Writer) error {
-	n, err := node.New(node.Config{Data: dir, Listen: "127.0.0.1:0", Gossip: "127.0.0.1:0"}, actor.Define("Room", NewRoom))
-	if err != nil {
-		return err
-	}
-	ctx, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- n.Run(ctx) }()
-	err = play(ctx, n.Client().Object, out)
-	stop()
-	return errors.Join(err, <-ended)
+	cfg := node.Config{Data: dir, Listen: "127.0.0.1:0"}
+	return node.With(ctx, cfg, []actor.Class{actor.Define("Room", NewRoom)}, func(ctx context.Context, c *client.Client) error {
+		return play(ctx, c, out)
+	})
 }
 
 // play lets three people talk at once, and a fourth read what they said.
-func play(ctx context.Context, object func(class, key string) actor.Ref, out io.Writer) error {
+func play(ctx context.Context, c *client.Client, out io.Writer) error {
 	var wg sync.WaitGroup
 	errs := make(chan error, 3)
 	for _, who := range []string{"ann", "ben", "cem"} {
 		wg.Go(func() {
-			room := object("Room", "lobby") // a Ref of its own: his lines keep their order
+			room := c.Object("Room", "lobby") // a Ref of its own: his lines keep their order
 			var said []*actor.Pending
 			for i := range 20 {
 				said = append(said, room.Start(ctx, "Say", Line{From: who, Text: fmt.Sprint("line ", i)}))
@@ -123,7 +118,7 @@ func play(ctx context.Context, object func(class, key string) actor.Ref, out io.
 			return err
 		}
 	}
-	room, last, next := object("Room", "lobby"), uint64(0), map[string]string{}
+	room, last, next := c.Object("Room", "lobby"), uint64(0), map[string]string{}
 	var lines []Line
 	for {
 		page, err := actor.Call[[]Line](ctx, room, "Since", last)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/node"
+	"github.com/ringfence/ringfence/transport/client"
 )
 
 // Job is something to do.
@@ -136,14 +137,8 @@ func run(ctx context.Context, dir string, out io.Writer) error {
 }
 
 func with(ctx context.Context, dir string, fn func(q actor.Ref) error) error {
-	n, err := node.New(node.Config{Data: dir, Listen: "127.0.0.1:0", Gossip: "127.0.0.1:0"}, actor.Define("Queue", NewQueue))
-	if err != nil {
-		return err
-	}
-	ctx, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- n.Run(ctx) }()
-	err = fn(n.Client().Object("Queue", "nightly"))
-	stop()
-	return errors.Join(err, <-ended)
+	cfg := node.Config{Data: dir, Listen: "127.0.0.1:0"}
+	return node.With(ctx, cfg, []actor.Class{actor.Define("Queue", NewQueue)}, func(_ context.Context, c *client.Client) error {
+		return fn(c.Object("Queue", "nightly"))
+	})
 }

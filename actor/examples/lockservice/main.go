@@ -13,6 +13,7 @@ import (
 
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/node"
+	"github.com/ringfence/ringfence/transport/client"
 )
 
 // Lock is the class of a lock.
@@ -88,21 +89,14 @@ func main() {
 
 // run starts a node in this process, and plays.
 func run(ctx context.Context, dir string, out io.Writer) error {
-	n, err := node.New(node.Config{Data: dir, Listen: "127.0.0.1:0", Gossip: "127.0.0.1:0"},
-		actor.Define("Lock", NewLock), actor.Define("File", NewFile))
-	if err != nil {
-		return err
-	}
-	ctx, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- n.Run(ctx) }()
-	err = play(ctx, n.Client().Object, out)
-	stop()
-	return errors.Join(err, <-ended)
+	cfg := node.Config{Data: dir, Listen: "127.0.0.1:0"}
+	return node.With(ctx, cfg, []actor.Class{actor.Define("Lock", NewLock), actor.Define("File", NewFile)}, func(ctx context.Context, c *client.Client) error {
+		return play(ctx, c, out)
+	})
 }
 
-func play(ctx context.Context, object func(class, key string) actor.Ref, out io.Writer) error {
-	lock, file := object("Lock", "db"), object("File", "db")
+func play(ctx context.Context, c *client.Client, out io.Writer) error {
+	lock, file := c.Object("Lock", "db"), c.Object("File", "db")
 	sleepy, err := actor.Call[Grant](ctx, lock, "Acquire", Ask{"sleepy", 200})
 	if err != nil {
 		return err

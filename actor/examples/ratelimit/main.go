@@ -16,6 +16,7 @@ import (
 
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/node"
+	"github.com/ringfence/ringfence/transport/client"
 )
 
 const (
@@ -46,11 +47,11 @@ func (l *Limit) Take(context.Context) (int64, error) {
 }
 
 // limited lets through to next what the user's limit allows. Who asks is what the header User says.
-func limited(object func(class, key string) actor.Ref, next http.Handler) http.Handler {
+func limited(c *client.Client, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
 		defer cancel()
-		wait, err := actor.Call[int64](ctx, object("Limit", r.Header.Get("User")), "Take", nil)
+		wait, err := actor.Call[int64](ctx, c.Object("Limit", r.Header.Get("User")), "Take", nil)
 		switch {
 		case errors.Is(err, actor.ErrBadArgument):
 			http.Error(w, "say who you are in the header User", http.StatusBadRequest)
@@ -78,19 +79,13 @@ func main() {
 
 // run starts a node and a web server in this process, and plays.
 func run(ctx context.Context, dir string, out io.Writer) error {
-	n, err := node.New(node.Config{Data: dir, Listen: "127.0.0.1:0", Gossip: "127.0.0.1:0"}, actor.Define("Limit", NewLimit))
-	if err != nil {
-		return err
-	}
-	ctx, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- n.Run(ctx) }()
-	hello := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "hello") })
-	web := httptest.NewServer(limited(n.Client().Object, hello))
-	err = play(ctx, web.URL, out)
-	web.Close()
-	stop()
-	return errors.Join(err, <-ended)
+	cfg := node.Config{Data: dir, Listen: "127.0.0.1:0"}
+	return node.With(ctx, cfg, []actor.Class{actor.Define("Limit", NewLimit)}, func(ctx context.Context, c *client.Client) error {
+		hello := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "hello") })
+		web := httptest.NewServer(limited(c, hello))
+		defer web.Close()
+		return play(ctx, web.URL, out)
+	})
 }
 
 func play(ctx context.Context, url string, out io.Writer) error {
