@@ -21,6 +21,7 @@ import (
 
 var (
 	enabled  = flag.Bool("nemesis", false, "drive real processes in network namespaces; needs root, ip and nft")
+	times    = flag.Bool("nemesis.times", true, "fail where a time limit of a scenario is missed; false prints it: for machines that have other work")
 	long     = flag.Bool("nemesis.long", false, "add the long cuts and stops, and more kills")
 	idleTime = flag.Duration("nemesis.idle", 20*time.Second, "how long idle nodes are measured")
 )
@@ -178,6 +179,6 @@ func boolInt(b bool) int {
 func needsNemesis(t *testing.T) {
 	t.Helper()
 	if !*enabled {
-		t.Skip("drives processes in network namespaces as root: run with -nemesis")
+		t.Skip("drives processes in network namespaces as root: run with -nemesis; .ci/run does so for TestMoved, where it can")
 	}
 }
