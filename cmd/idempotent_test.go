@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -24,26 +22,13 @@ import (
 // other keys while a call is repeated.
 const onceCounters = 16
 
-// onceRounds is how often TestConformanceIdempotent kills an owner; RINGFENCE_ONCE_ROUNDS sets another number.
-func onceRounds(t *testing.T) int {
-	s := os.Getenv("RINGFENCE_ONCE_ROUNDS")
-	if s == "" {
-		return 2
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 1 {
-		t.Fatalf("RINGFENCE_ONCE_ROUNDS=%s: want a number above 0", s)
-	}
-	return n
-}
-
-// TestConformanceIdempotent kills owners while callers increment counters, each call with a key of its own that is repeated until it is answered: by the
+// TestConformanceIdempotent kills owners, twice or as often as RINGFENCE_ONCE_ROUNDS says, while callers increment counters, each call with a key of its own that is repeated until it is answered: by the
 // client within a short deadline, and then by the caller. Each key counts once, and its answer stays the same.
 func TestConformanceIdempotent(t *testing.T) {
 	nodes := startNodes(t, 3)
 	o := newOnce(t, nodes)
 	o.waitForMore(t, 500)
-	for round := range onceRounds(t) {
+	for round := range roundsOf(t, "RINGFENCE_ONCE_ROUNDS", 2) {
 		victim := o.owner(t, fmt.Sprintf("once-%d", rand.IntN(onceCounters)))
 		victim.kill(t)
 		o.waitForMore(t, 500)

@@ -24,20 +24,20 @@ import (
 // killCounters is how many objects are counted on; they are spread over all shards, so any node owns about a third of them.
 const killCounters = 1000
 
-// killRounds is how often TestKill kills a node; RINGFENCE_KILL_ROUNDS sets another number.
-func killRounds(t *testing.T) int {
-	s := os.Getenv("RINGFENCE_KILL_ROUNDS")
+// roundsOf is the number that an environment variable gives, or else def.
+func roundsOf(t *testing.T, variable string, def int) int {
+	s := os.Getenv(variable)
 	if s == "" {
-		return 3
+		return def
 	}
 	n, err := strconv.Atoi(s)
 	if err != nil || n < 1 {
-		t.Fatalf("RINGFENCE_KILL_ROUNDS=%s: want a number above 0", s)
+		t.Fatalf("%s=%s: want a number above 0", variable, s)
 	}
 	return n
 }
 
-// TestKill kills node processes while callers increment counters, first one at a time, at last all at once, and checks that what the
+// TestKill kills node processes while callers increment counters, first one at a time, three times or as often as RINGFENCE_KILL_ROUNDS says, at last all at once, and checks that what the
 // callers were told is linearizable and that nothing acknowledged is lost.
 func TestKill(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
@@ -46,7 +46,7 @@ func TestKill(t *testing.T) {
 	nodes := startNodes(t, 3)
 	h := newHistory(t, nodes)
 	h.waitForMore(t, killCounters, "with all nodes there")
-	for round := range killRounds(t) {
+	for round := range roundsOf(t, "RINGFENCE_KILL_ROUNDS", 3) {
 		victim := nodes[choose.IntN(len(nodes))]
 		t.Logf("round %d: node %d, %d acknowledged so far", round+1, victim.number, h.acknowledged())
 		killed := time.Since(h.began)

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,36 +15,7 @@ import (
 )
 
 // TestAlarmScripts plays testdata/alarms/*.txt: a line is a call of the machine, the lines under it that begin with two blanks are what it answers.
-func TestAlarmScripts(t *testing.T) {
-	files, err := filepath.Glob("testdata/alarms/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatal("no scripts", err)
-	}
-	for _, f := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
-			want, err := os.ReadFile(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := playAlarms(string(want))
-			if *update {
-				if err := os.WriteFile(f, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			w, g := strings.Split(string(want), "\n"), strings.Split(got, "\n")
-			for i := range g {
-				if i >= len(w) || w[i] != g[i] {
-					t.Fatalf("%s:%d: got\n%s", f, i+1, strings.Join(g[max(0, i-3):min(len(g), i+4)], "\n"))
-				}
-			}
-			if len(w) != len(g) {
-				t.Fatalf("%s: %d lines, want %d", f, len(g), len(w))
-			}
-		})
-	}
-}
+func TestAlarmScripts(t *testing.T) { playAll(t, "testdata/alarms/*.txt", playAlarms) }
 
 var scriptLimits = alarmLimits{window: 4, low: 2, crowd: 2, flights: 3, slow: 1000, unknown: 60_000, rescan: 1000}
 

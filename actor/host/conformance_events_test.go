@@ -374,6 +374,20 @@ func TestConformanceEvents(t *testing.T) {
 				t.Errorf("%d constructors, want a new activation", n)
 			}
 		}},
+		{name: "C-48 failed write, before Await", test: func(t *testing.T, w *world, l *loop) {
+			left := false
+			w.does("await", func(ctx context.Context, p *probe) (string, error) {
+				_ = p.st.Put(ctx, "n", int64(2))
+				return "", p.s.Await(ctx, func(context.Context) error { left = true; return nil })
+			})
+			await := w.send("o", "Do", "await")
+			await.held()
+			w.l.lose()
+			await.fails(actor.ErrMoved, actor.MayHaveRun)
+			if left {
+				t.Error("what was to wait for the write ran though it was lost")
+			}
+		}},
 		{name: "C-49 storage timeout", test: func(t *testing.T, w *world, l *loop) {
 			w.l.mu.Lock()
 			w.l.busy = true
@@ -431,6 +445,27 @@ func TestConformanceEvents(t *testing.T) {
 			w.send("o", "Read", nil).want(int64(0))
 			w.send("o", "Do", "throw").fails(nil, actor.Ran)
 			w.send("o", "Read", nil).want(int64(3))
+		}},
+		{name: "C-54 abort ends the contexts of others", class: interleaved, test: func(t *testing.T, w *world, l *loop) {
+			w.auto()
+			ended := make(chan struct{})
+			w.does("wait", func(ctx context.Context, p *probe) (string, error) {
+				return "", p.s.Await(ctx, func(ctx context.Context) error {
+					<-ctx.Done() // it has no deadline
+					close(ended)
+					return nil
+				})
+			})
+			w.does("abort", func(_ context.Context, p *probe) (string, error) { p.s.Abort(nil); return "", nil })
+			wait := w.send("o", "Do", "wait")
+			wait.held()
+			w.send("o", "Do", "abort").fails(actor.ErrAborted, actor.Ran)
+			wait.fails(actor.ErrAborted, actor.MayHaveRun)
+			select {
+			case <-ended:
+			default:
+				t.Error("the other event waits on")
+			}
 		}},
 		{name: "C-98 abort cannot be caught", test: func(t *testing.T, w *world, l *loop) {
 			caught := false
@@ -553,6 +588,24 @@ func TestConformanceCalls(t *testing.T) {
 					t.Errorf("%s ended with its event", c.method)
 				}
 				c.reply(nil)
+			}
+		}},
+		{name: "C-10 the gate opens for calls in any order, and they leave in theirs", test: func(t *testing.T, w *world, l *loop) {
+			ref := &outRef{b: &instance{}, id: actor.ID{Class: "Probe", Key: "outside"}, to: l.object(actor.ID{Class: "Probe", Key: "outside"})}
+			var calls []*outCall
+			for _, m := range []string{"A", "B", "C"} {
+				c := &outCall{ref: ref, method: m, ctx: t.Context(), left: make(chan struct{})}
+				calls = append(calls, c)
+				ref.held.push(c)
+			}
+			calls[2].opened(0)
+			calls[1].opened(0)
+			if got := l.methods(); len(got) != 0 {
+				t.Errorf("%v left before the first", got)
+			}
+			calls[0].opened(0)
+			if got := l.methods(); !slices.Equal(got, []string{"A", "B", "C"}) {
+				t.Errorf("left: %v", got)
 			}
 		}},
 		{name: "a call cycle is refused, and prints the chain", test: func(t *testing.T, w *world, l *loop) {

@@ -16,8 +16,11 @@ import (
 var update = flag.Bool("update", false, "write what the scripts in testdata print as what they should print")
 
 // TestScripts plays testdata/*.txt: a line is a command to a Tenure, the lines under it that begin with two blanks are what it wants done.
-func TestScripts(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txt")
+func TestScripts(t *testing.T) { playAll(t, "testdata/*.txt", play) }
+
+// playAll plays the scripts that match the pattern: what play prints of each must be what it says.
+func playAll(t *testing.T, pattern string, play func(text string) string) {
+	files, err := filepath.Glob(pattern)
 	if err != nil || len(files) == 0 {
 		t.Fatal("no scripts", err)
 	}

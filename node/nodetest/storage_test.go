@@ -80,7 +80,7 @@ func (p *page) Fill(ctx context.Context, size int) error {
 // TestConformanceStorageUnderKill: C-52, C-63, C-65, C-69, while the owner dies again and again, on real disks.
 func TestConformanceStorageUnderKill(t *testing.T) {
 	if testing.Short() {
-		t.Skip("kills and restarts nodes for seconds")
+		t.Skip("kills and restarts nodes for seconds; go test without -short, and so .ci/run, does")
 	}
 	c := nodetest.Start(t, 3, actor.Define("Page", newPage, actor.StorageLimit(pageLimit)))
 	ref := c.Client().Object("Page", "p")
