@@ -3,6 +3,7 @@ package inmem_test
 import (
 	"errors"
 	"io"
+	"net"
 	"os"
 	"slices"
 	"syscall"
@@ -220,6 +221,22 @@ func TestPower(t *testing.T) {
 		}
 		if _, err := w.b.Listen(addr); err != nil {
 			t.Error(err)
+		}
+	})
+	virtual(t, "what was on its way from there is lost", func(t *testing.T, w *world) {
+		c, d := w.pair()
+		e, f := w.pair()
+		w.b.Unplug()
+		write(t, d, "ghost")
+		write(t, f, "ghost")
+		_ = f.Close()
+		w.b.PowerOff()
+		w.b.Plug()
+		w.b.PowerOn()
+		for _, end := range []net.Conn{c, e} {
+			if b, err := io.ReadAll(end); len(b) > 0 || !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("%q, %v", b, err)
+			}
 		}
 	})
 	virtual(t, "who writes gives up", func(t *testing.T, w *world) {

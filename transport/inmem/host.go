@@ -35,7 +35,8 @@ func (h *Host) Unplug() { h.n.change(func() { h.unplugged = true }) }
 // Plug connects it again. Cuts between two hosts stay.
 func (h *Host) Plug() { h.n.change(func() { h.unplugged = false }) }
 
-// PowerOff ends the machine: all that it had open is closed, and the others hear nothing of it. Nothing can be opened while it is off.
+// PowerOff ends the machine: all that it had open is closed, what it had on its way is lost, and the others hear nothing of it. Nothing can
+// be opened while it is off.
 func (h *Host) PowerOff() {
 	h.n.change(func() {
 		h.off = true
@@ -47,6 +48,15 @@ func (h *Host) PowerOff() {
 		}
 		for c := range h.conns {
 			c.vanish()
+		}
+		for r, p := range h.n.paths {
+			if r.from != h {
+				continue
+			}
+			for s := range p.pipes { // of streams that were closed here before, too
+				s.drop()
+				s.send(nil, reset)
+			}
 		}
 	})
 }
