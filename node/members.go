@@ -58,24 +58,54 @@ func (n *Node) atSequencer(ctx context.Context, name string, body []byte) ([]byt
 // passed marks a request that was passed on: who gets it answers it or refuses.
 const passed = "passed."
 
-// passOn asks the nodes that may run the sequencer, the likeliest first.
+// passOn asks the nodes that may run the sequencer, the likeliest first. Who does not answer soon is not waited for, the next is asked beside it: a
+// machine that has lost its power is silent, and would use up the time, each time anew. Only one of them runs the sequencer, the others refuse.
 func (n *Node) passOn(ctx context.Context, name string, body []byte) ([]byte, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ids := n.sequencers()
+	type answer struct {
+		from ring.NodeID
+		body []byte
+		err  error
+	}
+	got := make(chan answer, len(ids))
+	next := time.NewTimer(0)
+	defer next.Stop()
 	err := errNotSequencer
-	for _, id := range n.sequencers() {
-		var b []byte
-		if b, err = n.ask(ctx, n.address(id), id, passed+name, body); err == nil {
-			n.mu.Lock()
-			n.sequencerAt = id
-			n.mu.Unlock()
-			return b, nil
-		}
-		if !strings.Contains(err.Error(), errNotSequencer.Error()) && ctx.Err() == nil {
-			if e, ok := errors.AsType[*answerError](err); ok {
+	for asked, answered := 0, 0; answered < len(ids); {
+		select {
+		case <-ctx.Done():
+			return nil, noSequencer(errors.Join(err, context.Cause(ctx)))
+		case <-next.C:
+			if asked < len(ids) {
+				id := ids[asked]
+				go func() {
+					b, err := n.ask(ctx, n.address(id), id, passed+name, body)
+					got <- answer{id, b, err}
+				}()
+				asked++
+				next.Reset(fetchPause)
+			}
+		case a := <-got:
+			if a.err == nil {
+				n.mu.Lock()
+				n.sequencerAt = a.from
+				n.mu.Unlock()
+				return a.body, nil
+			}
+			if e, ok := errors.AsType[*answerError](a.err); ok && !strings.Contains(a.err.Error(), errNotSequencer.Error()) {
 				return nil, e
 			}
+			answered, err = answered+1, a.err
+			next.Reset(0)
 		}
 	}
-	return nil, fmt.Errorf("the system shard has no leader that could be asked; try again: %w", err)
+	return nil, noSequencer(err)
+}
+
+func noSequencer(err error) error {
+	return fmt.Errorf("the system shard has no leader that could be asked; try again: %w", err)
 }
 
 // sequencers are the other nodes that may run the sequencer, in the order in which to ask.
