@@ -52,20 +52,31 @@ var errForming = errors.New("the cluster is forming: this node has no ring yet")
 // self is what a node says of itself for another's status.
 func (n *Node) self() NodeStatus {
 	s := NodeStatus{ID: n.id.String(), Addr: n.addr, State: "up", Version: Version}
-	r, d := n.ring.Load(), n.driver.Load()
-	if r == nil || d == nil {
+	r := n.ring.Load()
+	if r == nil || n.driver.Load() == nil {
 		s.State = "joining"
 		return s
 	}
 	if m, ok := r.Member(n.id); ok && m.State != ring.Lost {
 		s.State = m.State.String()
 	}
+	s.Owned = len(n.Owned())
+	return s
+}
+
+// Owned are the shards that this node serves now, ascending.
+func (n *Node) Owned() (out []ring.ShardID) {
+	r, d := n.ring.Load(), n.driver.Load()
+	if r == nil || d == nil {
+		return nil
+	}
 	for i := range r.Shards() {
-		if h, ok := d.Hint(ring.ShardID(i).Group()); ok && h.Self && h.Open {
-			s.Owned++
+		s := ring.ShardID(i)
+		if h, ok := d.Hint(s.Group()); ok && h.Self && h.Open {
+			out = append(out, s)
 		}
 	}
-	return s
+	return out
 }
 
 // answerStatus asks every member for itself, all at once.

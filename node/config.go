@@ -43,6 +43,8 @@ type Config struct {
 
 	// Switch, if not nil, can cut the node off from the network: for demonstrations and tests.
 	Switch *Switch
+	// Machine, if not nil, is what the node stands on in place of this one: for tests. It does without Switch and HTTP.
+	Machine *Machine
 
 	plan ring.PlanConfig // of the sequencer; tests hurry it
 }
@@ -82,6 +84,9 @@ func (c *Config) fill() error {
 		if _, _, err := splitAddr("--http", c.HTTP); err != nil {
 			return err
 		}
+	}
+	if c.Machine != nil && (c.HTTP != "" || c.Switch != nil) {
+		return errors.New("a node on a Machine has no HTTP port and no Switch: leave them out")
 	}
 	for _, s := range c.Join {
 		if _, p, err := splitAddr("--join", s); err != nil {

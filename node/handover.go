@@ -124,6 +124,25 @@ func (m *mover) move(ctx context.Context, s ring.ShardID, to ring.NodeID) error 
 	return nil
 }
 
+// Move hands one shard that this node owns to another node, as a planned move does: callers see no error. to 0 is whoever comes next in the
+// ring's order; who it was is returned. The ring still prefers whom it did, and gives the shard back within seconds. For tests.
+func (n *Node) Move(ctx context.Context, s ring.ShardID, to ring.NodeID) (ring.NodeID, error) {
+	if !slices.Contains(n.Owned(), s) {
+		return 0, fmt.Errorf("node %s does not own shard %d: ask its owner", n.id, s)
+	}
+	able, err := n.driver.Load().Successors(ctx, s.Group())
+	if err != nil {
+		return 0, err
+	}
+	if to == 0 {
+		to = n.mover.successor(ctx, s.Group())
+	}
+	if to == 0 || !slices.Contains(able, to) {
+		return 0, fmt.Errorf("shard %d cannot be handed to node %s: want a replica that is filled and answers", s, to)
+	}
+	return to, n.mover.move(ctx, s, to)
+}
+
 // pass gives a group's token and leadership to a node and waits until it leads.
 func (m *mover) pass(ctx context.Context, g ring.GroupID, to ring.NodeID) error {
 	ctx, cancel := context.WithTimeout(ctx, takeoverTime)

@@ -36,11 +36,7 @@ func (l local) Request(ctx context.Context, q transport.Request) (transport.Resp
 
 // newClient makes the client through which this node's objects, and the program that embeds it, call objects. It learns rings from the node.
 func (n *Node) newClient() (*client.Client, error) {
-	o := client.Options{Local: local{n, newInbox(n, nil)}, Chain: host.Chain, Logger: n.log}
-	if n.cfg.Switch != nil {
-		o.Net = n.cfg.Switch.Dial
-	}
-	return client.New(&o)
+	return client.New(&client.Options{Local: local{n, newInbox(n, nil)}, Chain: host.Chain, Logger: n.log, Net: n.cfg.dial()})
 }
 
 // Client calls objects of the cluster from within the node's process; calls of objects that are here take no socket. It belongs to the node, and ends

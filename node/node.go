@@ -78,11 +78,8 @@ func New(cfg Config, classes ...actor.Class) (*Node, error) {
 	if n.boot, err = newBoot(); err != nil {
 		return nil, err
 	}
-	if n.ln, err = tcp.Listen(context.Background(), "--listen", cfg.Listen); err != nil {
+	if n.ln, err = cfg.listen(); err != nil {
 		return nil, err
-	}
-	if cfg.Switch != nil {
-		n.ln = cfg.Switch.Listener(n.ln)
 	}
 	if n.httpLn, err = listenHTTP(cfg); err != nil {
 		return nil, errors.Join(err, n.ln.Close())
@@ -109,7 +106,7 @@ func (n *Node) closeListeners() error {
 // open opens the data directory and checks that it is what the flags say.
 func (n *Node) open() error {
 	var err error
-	if n.engine, err = store.Open(n.cfg.Data, store.Options{Logger: n.log}); err != nil {
+	if n.engine, err = store.Open(n.cfg.Data, n.cfg.store(n.log)); err != nil {
 		return err
 	}
 	id := n.engine.Identity()
@@ -198,6 +195,7 @@ func (n *Node) Run(ctx context.Context) error {
 			n.fail(err)
 		}
 	})
+	wg.Go(func() { n.awaitPowerLoss(ctx) })
 	wg.Go(func() {
 		if err := n.serveHTTP(serving, n.httpLn, ctx.Done()); err != nil {
 			n.fail(err)
@@ -261,7 +259,7 @@ func (n *Node) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d := replica.NewDriver(replica.DriverConfig{Engine: n.engine, Node: n.id, Boot: n.boot, Timing: t, Clock: n.cfg.Lease == LeaseClock, Network: n.peers, Logger: n.log})
+	d := replica.NewDriver(replica.DriverConfig{Engine: n.engine, Node: n.id, Boot: n.boot, Timing: t, Clock: n.cfg.Lease == LeaseClock, Now: n.cfg.clock(), Network: n.peers, Logger: n.log})
 	driverCtx, stopDriver := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopDriver()
 	var wg sync.WaitGroup
@@ -331,6 +329,10 @@ func (n *Node) startGossip() error {
 	if n.cfg.Switch != nil {
 		c.Gate = n.cfg.Switch
 	}
+	var err error
+	if c.Transport, err = n.cfg.gossip(); err != nil {
+		return err
+	}
 	g, err := gossip.Start(c)
 	if err != nil {
 		return err
@@ -353,8 +355,11 @@ func (n *Node) knownGossip() []string {
 	return out
 }
 
-// fail ends the node because of err.
+// fail ends the node because of err. What fails on a machine without power fails because of that.
 func (n *Node) fail(err error) {
+	if n.cfg.Machine.lost() {
+		err = ErrPowerLoss
+	}
 	n.mu.Lock()
 	if n.fatal == nil {
 		n.fatal = err

@@ -336,6 +336,8 @@ func TestConfigRefuses(t *testing.T) {
 		{func(c *Config) { c.Lease = "hope" }, "--lease hope: want clock or quorum"},
 		{func(c *Config) { c.Lease = "x" }, "--lease x"},
 		{func(c *Config) { c.Timing = "x" }, "--timing x: want lan or slow"},
+		{func(c *Config) { c.Machine, c.HTTP = new(Machine), "127.0.0.1:0" }, "has no HTTP port and no Switch"},
+		{func(c *Config) { c.Machine, c.Switch = new(Machine), new(Switch) }, "has no HTTP port and no Switch"},
 		{func(c *Config) { c.Join = []string{"host"} }, `--join "host"`},
 		{func(c *Config) { c.Join = []string{"host:0"} }, "a seed needs its port"},
 	} {

@@ -154,11 +154,7 @@ func (n *Node) hello(p transport.Purpose, want ring.NodeID) transport.Hello {
 
 // dialOptions are those of every connection to another node.
 func (n *Node) dialOptions() tcp.DialOptions {
-	o := tcp.DialOptions{Handler: linkHandler{n}, Epoch: n.epoch}
-	if n.cfg.Switch != nil {
-		o.Net = n.cfg.Switch.Dial
-	}
-	return o
+	return tcp.DialOptions{Handler: linkHandler{n}, Epoch: n.epoch, Net: n.cfg.dial()}
 }
 
 // ask sends one request to a node at addr over a connection of its own: outside the hot path. want 0 means whoever is there.

@@ -31,8 +31,10 @@ type Config struct {
 	Seeds     []string        // tried for ever
 	Known     func() []string // more addresses to try, such as those in the ring; may be nil
 	Logger    *slog.Logger
-	Fast      bool          // timing for one machine: deaths are seen in about a second
-	Gate      Gate          // nil: nothing stands between gossip and the network
+	Fast      bool // timing for one machine: deaths are seen in about a second
+	Gate      Gate // nil: nothing stands between gossip and the network
+	// Transport carries gossip in place of sockets, if not nil, without a Gate. Gossip shuts it down, also if Start fails, perhaps twice.
+	Transport memberlist.NodeAwareTransport
 	Rejoin    time.Duration // between tries to join once one has succeeded. Default 10 s.
 }
 
@@ -71,6 +73,14 @@ type Gossip struct {
 
 // Start binds and begins to gossip. The error of a port in use names the flag that changes it.
 func Start(cfg Config) (*Gossip, error) {
+	g, err := begin(cfg)
+	if err != nil && cfg.Transport != nil {
+		err = errors.Join(err, cfg.Transport.Shutdown())
+	}
+	return g, err
+}
+
+func begin(cfg Config) (*Gossip, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
@@ -86,7 +96,7 @@ func Start(cfg Config) (*Gossip, error) {
 		return nil, bindError(cfg.Bind, err)
 	}
 	if g.list, err = memberlist.Create(mc); err != nil {
-		if mc.Transport != nil {
+		if mc.Transport != nil && cfg.Transport == nil {
 			err = errors.Join(err, mc.Transport.Shutdown())
 		}
 		return nil, bindError(cfg.Bind, err)
@@ -139,6 +149,10 @@ func (g *Gossip) memberlistConfig() (*memberlist.Config, error) {
 	mc.Logger = log.New(quiet{g.log}, "", 0)
 	d := delegate{g}
 	mc.Delegate, mc.Events, mc.Alive, mc.Merge, mc.Conflict = d, d, d, d, d
+	if g.cfg.Transport != nil {
+		mc.Transport = g.cfg.Transport
+		return mc, nil
+	}
 	if g.cfg.Gate == nil {
 		return mc, nil
 	}

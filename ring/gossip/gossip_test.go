@@ -223,3 +223,21 @@ func TestMetaIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// shut is a transport that counts how often it is shut down.
+type shut struct {
+	memberlist.NodeAwareTransport
+	times int
+}
+
+func (s *shut) Shutdown() error {
+	s.times++
+	return nil
+}
+
+func TestFailedStartShutsTransport(t *testing.T) {
+	s := &shut{}
+	if _, err := Start(Config{Node: 1, Bind: "nonsense", Transport: s}); err == nil || s.times == 0 {
+		t.Errorf("%v; shut down %d times", err, s.times)
+	}
+}

@@ -31,7 +31,8 @@ type DriverConfig struct {
 	Boot    ring.BootID
 	Timing  Timing
 	Limits  Limits
-	Clock   bool // leases rest on promises: see Group.LeaseUntil
+	Clock   bool                 // leases rest on promises: see Group.LeaseUntil
+	Now     func() time.Duration // a clock that never goes back. Default: CLOCK_BOOTTIME.
 	Network Network
 	Logger  *slog.Logger
 	// LogBytes is the size above which a group's log is truncated. Default 8 MiB.
@@ -134,7 +135,10 @@ func NewDriver(cfg DriverConfig) *Driver {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	d := &Driver{cfg: cfg, start: clock(), inbox: newInbox(), groups: make(map[ring.GroupID]*member), batch: cfg.Engine.NewBatch()}
+	if cfg.Now == nil {
+		cfg.Now = clock
+	}
+	d := &Driver{cfg: cfg, start: cfg.Now(), inbox: newInbox(), groups: make(map[ring.GroupID]*member), batch: cfg.Engine.NewBatch()}
 	d.disk = newAppender(cfg.Engine, d.inbox)
 	d.wm.engine = cfg.Engine
 	d.transfers.groups = make(map[ring.GroupID]*incoming)
@@ -142,7 +146,7 @@ func NewDriver(cfg DriverConfig) *Driver {
 }
 
 // now is the driver's time: since its start, by a clock that goes on while the machine sleeps.
-func (d *Driver) now() time.Duration { return clock() - d.start }
+func (d *Driver) now() time.Duration { return d.cfg.Now() - d.start }
 
 // SetEpoch tells all groups of a newer ring.
 func (d *Driver) SetEpoch(e ring.Epoch) {
