@@ -1,71 +1,84 @@
 package nodetest
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"path/filepath"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
-
-	"github.com/vmihailenco/msgpack/v5"
 
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/node"
+	"github.com/ringfence/ringfence/ring"
 	"github.com/ringfence/ringfence/transport/client"
+	"github.com/ringfence/ringfence/transport/inmem"
 )
 
-// How long things may take before the test fails.
+// How long things may take, in the cluster's time, before the test fails.
 const (
 	serveTime = 60 * time.Second
 	stopTime  = 30 * time.Second
 	shards    = 16
+	mostNodes = 100 // that are ever added; their addresses end in it
+
+	// What the network takes one way. If calls took no time, a loop of them would keep virtual time from moving.
+	leastDelay, mostDelay = 100 * time.Microsecond, 300 * time.Microsecond
 )
 
 // Cluster is some nodes in this process. Its methods belong to the test's goroutine; clients and nodes may be used from any. What goes
-// wrong with a node fails the test, and prints the node's log.
+// wrong with a node fails the test; a test that has failed prints the ends of the nodes' logs.
 type Cluster struct {
 	t       testing.TB
 	classes []actor.Class
-	dir     string
-	gossips []string // of the founders
+	net     *inmem.Network
+	hosts   []*inmem.Host
+	outside *inmem.Host // where clients are
+	seeds   []string    // gossip addresses of the founders
 	members []*member
 	client  *client.Client
+
+	placedFor *ring.Ring // Settle's: where the members of this ring call for replicas
+	placed    [][]ring.NodeID
 }
 
-// member is one data directory, and the node that runs on it, if one does.
+// member is one machine, and the node that runs on it, if one does.
 type member struct {
+	*machine
 	cfg    node.Config
-	log    *logBuffer
 	n      *node.Node
-	sw     *node.Switch
 	cancel context.CancelFunc
 	done   chan struct{} // closed when Run has returned
 	err    error         // of Run
 	killed bool
+	cut    bool
 }
 
-// Start forms a cluster of n nodes, 1 to 8, that have the classes, and waits until all of them serve. The test's end stops them.
+// Start forms a cluster of n nodes, 1 to 8, that have the classes, and waits until all of them serve. The test's end ends them. In a
+// bubble of testing/synctest the cluster lives in the bubble's time.
 func Start(t testing.TB, n int, c ...actor.Class) *Cluster {
 	t.Helper()
 	if n < 1 || n > shards/2 {
 		t.Fatalf("nodetest: %d nodes: want 1 to %d", n, shards/2)
 	}
-	cl := &Cluster{t: t, classes: c, dir: t.TempDir()}
+	cl := &Cluster{t: t, classes: c, net: inmem.New(1)}
 	t.Cleanup(cl.close)
+	cl.outside = cl.newHost("10.0.1.1")
 	for range n {
-		cl.gossips = append(cl.gossips, freeAddr(t))
-	}
-	for i, g := range cl.gossips {
-		cfg := cl.config(i)
-		cfg.Gossip = g
+		m := cl.newMember()
+		m.cfg.Shards = shards
 		if n > 1 {
-			cfg.Join, cfg.BootstrapExpect = cl.gossips, n
+			m.cfg.BootstrapExpect = n
 		}
-		cl.run(&member{cfg: cfg})
+		cl.seeds = append(cl.seeds, m.gossip())
+	}
+	for _, m := range cl.members {
+		if n > 1 {
+			m.cfg.Join = cl.seeds
+		}
+		cl.run(m)
 	}
 	for i := range cl.members {
 		cl.await(i)
@@ -74,32 +87,45 @@ func Start(t testing.TB, n int, c ...actor.Class) *Cluster {
 	return cl
 }
 
-func (c *Cluster) config(i int) node.Config {
-	return node.Config{Data: filepath.Join(c.dir, fmt.Sprint("node", i)), Listen: "127.0.0.1:0", Shards: shards}
+func (c *Cluster) newHost(ip string) *inmem.Host {
+	c.t.Helper()
+	h, err := c.net.Host(ip)
+	if err != nil {
+		c.t.Fatalf("nodetest: %v", err)
+	}
+	for _, other := range c.hosts {
+		c.net.Delay(h, other, leastDelay, mostDelay)
+	}
+	c.hosts = append(c.hosts, h)
+	return h
 }
 
-// run starts a node on m's directory.
+func (c *Cluster) newMember() *member {
+	c.t.Helper()
+	i := len(c.members)
+	if i >= mostNodes {
+		c.t.Fatalf("nodetest: %d nodes are the most", mostNodes)
+	}
+	m := &member{machine: newMachine(c.newHost(fmt.Sprintf("10.0.0.%d", i+1)))}
+	m.cfg = node.Config{Data: "/data", Listen: m.listen(), Gossip: m.gossip(), Logger: slog.New(slog.NewTextHandler(m.log, nil))}
+	c.members = append(c.members, m)
+	return m
+}
+
+// run starts a node on m.
 func (c *Cluster) run(m *member) {
 	c.t.Helper()
-	m.log, m.sw = &logBuffer{}, &node.Switch{}
-	m.cfg.Switch, m.cfg.Logger = m.sw, slog.New(slog.NewTextHandler(m.log, nil))
+	m.cfg.Machine = m.under()
 	n, err := node.New(m.cfg, c.classes...)
 	if err != nil {
 		c.t.Fatalf("nodetest: %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m.n, m.cancel, m.done, m.killed = n, cancel, make(chan struct{}), false
-	m.cfg.Listen = n.Addr() // the next run listens there again
 	go func() {
 		defer close(m.done)
 		m.err = n.Run(ctx)
 	}()
-	for _, other := range c.members {
-		if other == m {
-			return
-		}
-	}
-	c.members = append(c.members, m)
 }
 
 // await waits until node i serves.
@@ -109,9 +135,9 @@ func (c *Cluster) await(i int) {
 	select {
 	case <-m.n.Serving():
 	case <-m.done:
-		c.t.Fatalf("nodetest: node %d ended: %v\n%s", i, m.err, m.log)
+		c.t.Fatalf("nodetest: node %d ended: %v", i, m.err)
 	case <-time.After(serveTime):
-		c.t.Fatalf("nodetest: node %d does not serve after %v\n%s", i, serveTime, m.log)
+		c.t.Fatalf("nodetest: node %d does not serve after %v", i, serveTime)
 	}
 }
 
@@ -119,42 +145,69 @@ func (c *Cluster) dial() *client.Client {
 	c.t.Helper()
 	var seeds []string
 	for _, m := range c.members {
-		seeds = append(seeds, m.n.Addr())
+		seeds = append(seeds, m.listen())
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), serveTime)
 	defer cancel()
-	cl, err := client.Dial(ctx, seeds, nil)
+	cl, err := client.Dial(ctx, seeds, &client.Options{Net: c.outside.Dial})
 	if err != nil {
 		c.t.Fatalf("nodetest: %v", err)
 	}
 	return cl
 }
 
+// stragglerTime is longer than anything waits after its node has ended: questions that were being answered, and memberlist's probes.
+const stragglerTime = 30 * time.Second
+
+// close ends everything as a loss of power does: there is nobody left to say good-bye to.
 func (c *Cluster) close() {
 	if c.client != nil {
 		c.client.Close()
 	}
 	var wg sync.WaitGroup
 	for i, m := range c.members {
+		if m.n != nil && !m.killed {
+			c.Kill(i)
+		}
 		wg.Go(func() { c.end(i, m) })
 	}
 	wg.Wait()
+	if c.t.Failed() {
+		for i, m := range c.members {
+			c.t.Logf("the end of the log of node %d:\n%s", i, m.log)
+		}
+	}
+	if inBubble() {
+		// Every goroutine must end before the bubble does, and its clock moves only as long as this one waits.
+		time.Sleep(stragglerTime)
+	}
 }
 
-// end stops a node, if it runs, and waits until it has ended.
+// inBubble reports whether time is synctest's.
+func inBubble() (yes bool) {
+	defer func() {
+		if recover() != nil { // what Wait does outside
+			yes = false
+		}
+	}()
+	synctest.Wait()
+	return true
+}
+
+// end waits until a node that was told to end has ended.
 func (c *Cluster) end(i int, m *member) {
 	if m.n == nil {
 		return
 	}
-	m.cancel()
 	select {
 	case <-m.done:
 	case <-time.After(stopTime):
-		c.t.Errorf("nodetest: node %d does not stop\n%s", i, m.log)
+		c.t.Errorf("nodetest: node %d does not end", i)
 		return
 	}
-	if m.err != nil && !m.killed {
-		c.t.Errorf("nodetest: node %d: %v\n%s", i, m.err, m.log)
+	m.cancel()
+	if m.err != nil && !(m.killed && errors.Is(m.err, node.ErrPowerLoss)) {
+		c.t.Errorf("nodetest: node %d: %v", i, m.err)
 	}
 	m.n = nil
 }
@@ -167,11 +220,30 @@ func (c *Cluster) member(i int) *member {
 	return c.members[i]
 }
 
+// running is node i, which must run.
+func (c *Cluster) running(i int) *member {
+	c.t.Helper()
+	m := c.member(i)
+	if m.n == nil || m.killed {
+		c.t.Fatalf("nodetest: node %d does not run: Restart it first", i)
+	}
+	return m
+}
+
 // Len is how many nodes there are, those that were killed or stopped included. They are numbered from 0.
 func (c *Cluster) Len() int { return len(c.members) }
 
 // Client is a client of the cluster, outside of all nodes. The test's end closes it.
 func (c *Cluster) Client() *client.Client { return c.client }
+
+// Network is what nodes and clients talk over, for faults that the cluster has no method for.
+func (c *Cluster) Network() *inmem.Network { return c.net }
+
+// Host is the machine of node i on the network.
+func (c *Cluster) Host(i int) *inmem.Host {
+	c.t.Helper()
+	return c.member(i).host
+}
 
 // Node is node i; nil if it was stopped, or killed, and not started again.
 func (c *Cluster) Node(i int) *node.Node {
@@ -182,116 +254,69 @@ func (c *Cluster) Node(i int) *node.Node {
 	return nil
 }
 
-// Owner is the number of the node that owns an object now. It waits until there is one that is neither killed nor stopped.
-func (c *Cluster) Owner(class, key string) int {
-	c.t.Helper()
-	question, err := msgpack.Marshal(node.WhereRequest{Class: class, Key: key})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), serveTime)
-	defer cancel()
-	for pause := 20 * time.Millisecond; ; {
-		b, err := c.client.Request(ctx, "", "where", question)
-		if err == nil {
-			if where, e := node.DecodeWhere(b); e == nil && where.Owner.ID != "" {
-				for i, m := range c.members {
-					if m.n != nil && !m.killed && m.sw.Open() && m.n.ID().String() == where.Owner.ID {
-						return i
-					}
-				}
-			}
-		}
-		select {
-		case <-ctx.Done():
-			c.t.Fatalf("nodetest: %s/%s has no owner after %v: %v", class, key, serveTime, err)
-		case <-time.After(pause):
-		}
-	}
-}
-
-// Kill takes node i from the network for good and ends it, without a word to the others: to them, and to its callers, it is as if its
-// machine had died. Its data stays; what was acknowledged is in it.
+// Kill takes the power from the machine of node i: it falls silent, and its disk keeps what was synced. A method of an object that runs there
+// may go on for a moment, but nobody hears from it.
 func (c *Cluster) Kill(i int) {
 	c.t.Helper()
-	m := c.member(i)
+	m := c.running(i)
 	m.killed = true
-	m.sw.Cut()
-	if m.cancel != nil {
-		m.cancel()
+	m.lose()
+	if !m.cut {
+		m.host.Plug() // of a machine that is off
 	}
 }
 
 // Stop ends node i as SIGTERM does: it hands its shards over first. It stays a member.
 func (c *Cluster) Stop(i int) {
 	c.t.Helper()
-	c.end(i, c.member(i))
+	m := c.running(i)
+	m.cancel()
+	c.end(i, m)
 }
 
-// Restart starts a node that was killed or stopped on its data and address, and waits until it serves.
-func (c *Cluster) Restart(i int) {
+// Restart starts nodes that were killed or stopped on their disks and addresses, and waits until they serve. A node does not serve before a
+// majority is there: if there is none without them, start enough of them with one call.
+func (c *Cluster) Restart(nodes ...int) {
+	c.t.Helper()
+	for _, i := range nodes {
+		m := c.member(i)
+		if m.n != nil && !m.killed {
+			c.t.Fatalf("nodetest: node %d runs: Stop or Kill it first", i)
+		}
+		c.end(i, m)
+		if m.killed {
+			m.restore()
+		}
+		c.run(m)
+	}
+	for _, i := range nodes {
+		c.await(i)
+	}
+}
+
+// Cut takes node i from the network; it goes on running. What others have sent waits, as with TCP, until Heal or for 10 s.
+func (c *Cluster) Cut(i int) {
 	c.t.Helper()
 	m := c.member(i)
-	c.end(i, m)
-	c.run(m)
-	c.await(i)
+	m.cut = true
+	m.host.Unplug()
 }
-
-// Cut takes node i from the network; it goes on running. Heal takes it back.
-func (c *Cluster) Cut(i int) { c.member(i).sw.Cut() }
 
 // Heal connects node i again.
-func (c *Cluster) Heal(i int) { c.member(i).sw.Heal() }
+func (c *Cluster) Heal(i int) {
+	c.t.Helper()
+	m := c.member(i)
+	m.cut = false
+	m.host.Plug()
+}
 
-// Add starts one more node, which joins the cluster, waits until it serves, and returns its number. Shards come to it in the seconds that follow.
+// Add starts one more node, which joins the cluster, waits until it serves, and returns its number. Shards come to it in the seconds that
+// follow: see Settle.
 func (c *Cluster) Add() int {
 	c.t.Helper()
-	cfg := c.config(len(c.members))
-	cfg.Shards, cfg.Gossip, cfg.Join = 0, freeAddr(c.t), c.gossips
-	c.run(&member{cfg: cfg})
+	m := c.newMember()
+	m.cfg.Join = c.seeds
+	c.run(m)
 	c.await(len(c.members) - 1)
 	return len(c.members) - 1
-}
-
-// freeAddr is a port that was free a moment ago, for TCP and UDP.
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	for range 20 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := ln.Addr().String()
-		pc, err := net.ListenPacket("udp", addr)
-		_ = ln.Close()
-		if err == nil {
-			_ = pc.Close()
-			return addr
-		}
-	}
-	t.Fatal("nodetest: no port is free for TCP and UDP")
-	return ""
-}
-
-// logBuffer keeps the last of a node's log.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-const logKeep = 64 << 10
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.b.Len() > 2*logKeep {
-		l.b.Next(l.b.Len() - logKeep)
-	}
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

@@ -27,6 +27,15 @@ func (c *tally) Add(ctx context.Context, by int64) (int64, error) {
 	return n + by, c.s.Storage().Put(ctx, "n", n+by)
 }
 
+// Peek reads the sum.
+func (c *tally) Peek(ctx context.Context) (int64, error) {
+	n, _, err := actor.Get[int64](ctx, c.s.Storage(), "n")
+	return n, err
+}
+
+// Calls is how often this activation was asked to Add.
+func (c *tally) Calls(context.Context) (int, error) { return c.calls, nil }
+
 // AddFor adds on another object.
 func (c *tally) AddFor(ctx context.Context, key string) (int64, error) {
 	return actor.Call[int64](ctx, c.s.Object("Tally", key), "Add", int64(1))
@@ -51,7 +60,9 @@ func add(t *testing.T, c *nodetest.Cluster, key string, want int64) {
 	}
 }
 
-func TestCluster(t *testing.T) {
+func TestCluster(t *testing.T) { virtual(t, testCluster) }
+
+func testCluster(t *testing.T) {
 	hold, started := make(chan struct{}), make(chan struct{})
 	c := nodetest.Start(t, 3, actor.Define("Tally", func(_ context.Context, s *actor.State) (*tally, error) {
 		return &tally{s: s, hold: hold, started: started}, nil

@@ -77,7 +77,7 @@ func (p *page) Fill(ctx context.Context, size int) error {
 	return errors.Join(p.st.DeleteAll(ctx), p.st.Put(ctx, "f", strings.Repeat("x", size)))
 }
 
-// TestConformanceStorageUnderKill: C-52, C-63, C-65, C-69, while the owner dies again and again, on real disks.
+// TestConformanceStorageUnderKill: C-52, C-63, C-65, C-69, while the owner loses its power again and again.
 func TestConformanceStorageUnderKill(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills and restarts nodes for seconds; go test without -short, and so .ci/run, does")
