@@ -1,10 +1,11 @@
 package cmd
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"strconv"
+
+	"github.com/ringfence/ringfence/transport/freeport"
 )
 
 // Each node of a local cluster has its ports side by side: --listen, --gossip, --http.
@@ -13,8 +14,7 @@ const (
 	host       = "127.0.0.1"
 	basePort   = 7420
 	maxLocal   = 32 // nodes of one local cluster
-	freeTries  = 20
-	gossipPort = 1 // after --listen
+	gossipPort = 1  // after --listen
 	httpPort   = 2
 )
 
@@ -77,44 +77,16 @@ func bindGossip(addr string) (release func(), err error) {
 	return func() { l.Close(); p.Close() }, nil
 }
 
-// freeAddrs lets the kernel choose. All ports are held until the last is chosen, so that none is given twice.
+// freeAddrs takes ports that nobody else is given until the nodes have bound them.
 func freeAddrs(n int) ([]nodeAddrs, error) {
 	addrs := make([]nodeAddrs, n)
 	for i := range addrs {
-		l, err := net.Listen("tcp", hostPort(0))
-		if err != nil {
-			return nil, err
+		for _, a := range []*string{&addrs[i].listen, &addrs[i].gossip, &addrs[i].http} {
+			var err error
+			if *a, err = freeport.Addr(); err != nil {
+				return nil, err
+			}
 		}
-		defer l.Close()
-		gossip, release, err := freeGossip()
-		if err != nil {
-			return nil, err
-		}
-		defer release()
-		h, err := net.Listen("tcp", hostPort(0))
-		if err != nil {
-			return nil, err
-		}
-		defer h.Close()
-		addrs[i] = nodeAddrs{listen: l.Addr().String(), gossip: gossip, http: h.Addr().String()}
 	}
 	return addrs, nil
-}
-
-// freeGossip finds a port that is free for TCP and UDP both.
-func freeGossip() (addr string, release func(), err error) {
-	var failures []error
-	for range freeTries {
-		l, err := net.Listen("tcp", hostPort(0))
-		if err != nil {
-			return "", nil, err
-		}
-		p, err := net.ListenPacket("udp", l.Addr().String())
-		if err == nil {
-			return l.Addr().String(), func() { l.Close(); p.Close() }, nil
-		}
-		l.Close()
-		failures = append(failures, err)
-	}
-	return "", nil, fmt.Errorf("no port is free for both TCP and UDP: %w", errors.Join(failures...))
 }

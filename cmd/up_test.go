@@ -17,6 +17,7 @@ import (
 
 	"github.com/ringfence/ringfence/bench"
 	"github.com/ringfence/ringfence/node"
+	"github.com/ringfence/ringfence/transport/freeport"
 )
 
 // eventually polls cond until it holds.
@@ -222,19 +223,11 @@ func TestUpKeepsData(t *testing.T) {
 // freeBase finds a --base-port from which on the ports of n nodes are free.
 func freeBase(t *testing.T, n int) int {
 	t.Helper()
-	for range 50 {
-		l, err := net.Listen("tcp", hostPort(0))
-		if err != nil {
-			t.Fatal(err)
-		}
-		base := l.Addr().(*net.TCPAddr).Port
-		l.Close()
-		if _, err := localAddrs(n, base); err == nil {
-			return base
-		}
+	base, err := freeport.Run(n * portStep)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free ports found")
-	return 0
+	return base
 }
 
 func TestUpPortInUse(t *testing.T) {

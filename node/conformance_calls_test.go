@@ -316,7 +316,7 @@ func testObjectCalls(t *testing.T, c *stage) {
 // TestConformanceSameNode: calls of objects to objects of the same node take no socket. All of its sockets would be seen by its switch.
 func TestConformanceSameNode(t *testing.T) {
 	c := &stage{h: &parts{do: map[string]func(context.Context, *part) (string, error){}}, switches: []*Switch{{}}}
-	cfg := quietConfig(t.TempDir())
+	cfg := quietConfig(t, t.TempDir())
 	cfg.Shards, cfg.Switch = 4, c.switches[0]
 	n := launch(t, cfg, c.h.classes()...)
 	waitServing(t, n)
@@ -333,7 +333,7 @@ func TestConformanceSameNode(t *testing.T) {
 // TestConformanceBadInput sends what is not acceptable, and expects the documented error and an object as it was.
 func TestConformanceBadInput(t *testing.T) {
 	h := &parts{do: map[string]func(context.Context, *part) (string, error){}}
-	cfg := quietConfig(t.TempDir())
+	cfg := quietConfig(t, t.TempDir())
 	cfg.Shards = 4
 	n := launch(t, cfg, h.classes()...)
 	waitServing(t, n)

@@ -23,7 +23,7 @@ var mayImport = []struct {
 	packages []string
 	imports  []string
 }{
-	{[]string{"ring", "actor"}, nil},
+	{[]string{"ring", "actor", "transport/freeport"}, nil},
 	{[]string{"ring/gossip", "store", "transport"}, []string{"ring"}},
 	{[]string{"transport/tcp", "transport/inmem"}, []string{"transport", "ring"}},
 	{[]string{"transport/client"}, []string{"ring", "actor", "transport", "transport/tcp"}},
@@ -35,7 +35,7 @@ var mayImport = []struct {
 	{[]string{"node"}, belowNode},
 	{[]string{"node/..."}, append([]string{"node", "node/..."}, belowNode...)},
 	{[]string{"bench"}, []string{"actor", "node", "transport/client"}},
-	{[]string{"cmd", "cmd/..."}, []string{"actor", "actor/stock", "node", "bench", "transport/client", "cmd", "cmd/gen"}},
+	{[]string{"cmd", "cmd/..."}, []string{"actor", "actor/stock", "node", "bench", "transport/client", "transport/freeport", "cmd", "cmd/gen"}},
 }
 
 var belowNode = []string{"ring", "ring/gossip", "actor", "actor/host", "actor/actortest", "actor/stock", "store", "store/replica",

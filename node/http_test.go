@@ -37,7 +37,7 @@ type probed struct {
 
 func probe(t *testing.T, change func(*Config)) *probed {
 	t.Helper()
-	cfg := quietConfig(t.TempDir())
+	cfg := quietConfig(t, t.TempDir())
 	cfg.HTTP = "127.0.0.1:0"
 	if change != nil {
 		change(&cfg)
@@ -267,7 +267,7 @@ func TestHTTPRefusesOtherRequests(t *testing.T) {
 
 // A driver that does not turn makes a node sick; a node that ends says why.
 func TestHealthOfStuckNode(t *testing.T) {
-	n, err := New(quietConfig(t.TempDir()), stock.Counter())
+	n, err := New(quietConfig(t, t.TempDir()), stock.Counter())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -390,7 +390,7 @@ func TestListenHTTP(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "--http "+taken.Addr().String()) || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("a port in use: %v", err)
 	}
-	cfg := quietConfig(t.TempDir())
+	cfg := quietConfig(t, t.TempDir())
 	cfg.HTTP = "nowhere"
 	if err := cfg.fill(); err == nil || !strings.Contains(err.Error(), `--http "nowhere"`) {
 		t.Errorf("no address: %v", err)

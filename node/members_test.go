@@ -183,7 +183,7 @@ func settledRing(t *testing.T, nodes ...*running) *ring.Ring {
 }
 
 func joiner(t *testing.T, seeds ...string) *running {
-	cfg := quietConfig(t.TempDir())
+	cfg := quietConfig(t, t.TempDir())
 	cfg.Join = seeds
 	return launch(t, cfg)
 }
@@ -240,7 +240,7 @@ func TestNodesJoinAndLeaveUnderLoad(t *testing.T) {
 
 // TestOneNodeGrowsToThree: replicas and the system shard grow with the cluster, from one copy.
 func TestOneNodeGrowsToThree(t *testing.T) {
-	cfg := quietConfig(t.TempDir())
+	cfg := quietConfig(t, t.TempDir())
 	cfg.Shards = 16
 	nodes := []*running{launch(t, cfg)}
 	waitServing(t, nodes...)
@@ -270,7 +270,7 @@ func TestDeadNodesAreReplaced(t *testing.T) {
 	nodes := trio(t, func(_ int, c *Config) { c.ReplaceAfter = 4 * time.Second })
 	waitServing(t, nodes...)
 	for range 2 {
-		cfg := quietConfig(t.TempDir())
+		cfg := quietConfig(t, t.TempDir())
 		cfg.Join, cfg.ReplaceAfter = []string{nodes[0].GossipAddr()}, 4*time.Second
 		nodes = append(nodes, launch(t, cfg))
 	}
@@ -290,7 +290,7 @@ func TestDeadNodesAreReplaced(t *testing.T) {
 		settledRing(t, nodes...)
 		c.more(t, 500)
 		// Back too late, it is told so.
-		cfg := quietConfig(dir)
+		cfg := quietConfig(t, dir)
 		cfg.Join = []string{nodes[0].GossipAddr(), nodes[1].GossipAddr()}
 		late, err := New(cfg, stock.Counter())
 		if err != nil {
@@ -316,7 +316,7 @@ func TestRefusedChanges(t *testing.T) {
 	if err := nodes[2].request(t, requestLeave, 12345); err == nil || !strings.Contains(err.Error(), "is no member of this cluster") {
 		t.Fatal(err)
 	}
-	cfg := quietConfig(t.TempDir())
+	cfg := quietConfig(t, t.TempDir())
 	cfg.Join, cfg.Shards, cfg.ShardsSet = []string{nodes[0].GossipAddr()}, 32, true
 	n, err := New(cfg, stock.Counter())
 	if err != nil {
@@ -331,12 +331,12 @@ func TestRefusedChanges(t *testing.T) {
 
 // TestCopyOfADirectoryIsRefused: a second process with one identity ends by itself, and the first goes on.
 func TestCopyOfADirectoryIsRefused(t *testing.T) {
-	cfg := quietConfig(t.TempDir())
+	cfg := quietConfig(t, t.TempDir())
 	cfg.Listen, cfg.Gossip = freeAddr(t), "127.0.0.1:0"
 	original := launch(t, cfg)
 	waitServing(t, original)
 	original.stop(t)
-	copied := quietConfig(t.TempDir())
+	copied := quietConfig(t, t.TempDir())
 	if err := os.CopyFS(copied.Data, os.DirFS(cfg.Data)); err != nil {
 		t.Fatal(err)
 	}

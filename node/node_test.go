@@ -20,6 +20,7 @@ import (
 	"github.com/ringfence/ringfence/ring"
 	"github.com/ringfence/ringfence/transport"
 	"github.com/ringfence/ringfence/transport/client"
+	"github.com/ringfence/ringfence/transport/freeport"
 	"github.com/ringfence/ringfence/transport/tcp"
 )
 
@@ -30,8 +31,13 @@ type running struct {
 	done   chan error
 }
 
-func quietConfig(dir string) Config {
-	c := Config{Data: dir, Listen: "127.0.0.1:0", Logger: slog.New(slog.DiscardHandler)}
+func quietConfig(t testing.TB, dir string) Config {
+	t.Helper()
+	port, err := freeport.Run(2) // the second is for gossip
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := Config{Data: dir, Listen: fmt.Sprint("127.0.0.1:", port), Logger: slog.New(slog.DiscardHandler)}
 	c.plan.Damp = time.Second
 	return c
 }
@@ -67,24 +73,14 @@ func (r *running) stop(t *testing.T) {
 	r.done = nil
 }
 
-// freeAddr is a port that was free a moment ago, for TCP and UDP.
+// freeAddr is a free port, for TCP and UDP.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	for range 20 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := ln.Addr().String()
-		pc, err := net.ListenPacket("udp", addr)
-		_ = ln.Close()
-		if err == nil {
-			_ = pc.Close()
-			return addr
-		}
+	addr, err := freeport.Addr()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no port is free for TCP and UDP")
-	return ""
+	return addr
 }
 
 // trio starts three nodes that list each other.
@@ -93,7 +89,7 @@ func trio(t *testing.T, change func(i int, c *Config), more ...actor.Class) []*r
 	gossips := []string{freeAddr(t), freeAddr(t), freeAddr(t)}
 	var nodes []*running
 	for i := range gossips {
-		cfg := quietConfig(t.TempDir())
+		cfg := quietConfig(t, t.TempDir())
 		cfg.Gossip, cfg.Join, cfg.BootstrapExpect, cfg.Shards = gossips[i], gossips, 3, 16
 		if change != nil {
 			change(i, &cfg)
@@ -143,7 +139,7 @@ func increment(t *testing.T, c *client.Client, key string) int64 {
 
 func TestOneNodeFormsAlone(t *testing.T) {
 	dir := t.TempDir()
-	n := launch(t, quietConfig(dir))
+	n := launch(t, quietConfig(t, dir))
 	waitServing(t, n)
 	c := dialTo(t, n)
 	for i := range int64(5) {
@@ -153,7 +149,7 @@ func TestOneNodeFormsAlone(t *testing.T) {
 	}
 	cluster := n.cluster()
 	n.stop(t)
-	cfg := quietConfig(dir)
+	cfg := quietConfig(t, dir)
 	cfg.Listen, cfg.Gossip = n.Addr(), "127.0.0.1:0" // the ring remembers the one; the port after it may be anybody's
 	again := launch(t, cfg)
 	waitServing(t, again)
@@ -302,11 +298,11 @@ func TestDirectoryOfAnotherClusterIsRefused(t *testing.T) {
 	nodes := trio(t, nil)
 	waitServing(t, nodes...)
 	dir := t.TempDir()
-	own := launch(t, quietConfig(dir))
+	own := launch(t, quietConfig(t, dir))
 	waitServing(t, own)
 	mine := own.cluster()
 	own.stop(t)
-	cfg := quietConfig(dir)
+	cfg := quietConfig(t, dir)
 	cfg.Join = []string{nodes[0].GossipAddr()}
 	n, err := New(cfg, stock.Counter())
 	if err != nil {
@@ -341,7 +337,7 @@ func TestConfigRefuses(t *testing.T) {
 		{func(c *Config) { c.Join = []string{"host"} }, `--join "host"`},
 		{func(c *Config) { c.Join = []string{"host:0"} }, "a seed needs its port"},
 	} {
-		cfg := quietConfig(dir)
+		cfg := quietConfig(t, dir)
 		c.change(&cfg)
 		n, err := New(cfg, stock.Counter())
 		if err == nil {
@@ -355,25 +351,25 @@ func TestConfigRefuses(t *testing.T) {
 
 func TestDirectoryIsRefusedByName(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
-	n := launch(t, quietConfig(dir))
+	n := launch(t, quietConfig(t, dir))
 	waitServing(t, n)
-	if _, err := New(quietConfig(dir), stock.Counter()); err == nil || !strings.Contains(err.Error(), "in use by another process") {
+	if _, err := New(quietConfig(t, dir), stock.Counter()); err == nil || !strings.Contains(err.Error(), "in use by another process") {
 		t.Fatalf("a directory in use: %v", err)
 	}
 	foreign := t.TempDir()
 	if err := os.WriteFile(filepath.Join(foreign, "thesis.txt"), []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := New(quietConfig(foreign), stock.Counter()); err == nil || !strings.Contains(err.Error(), `holds no Ringfence data ("thesis.txt" is in it)`) {
+	if _, err := New(quietConfig(t, foreign), stock.Counter()); err == nil || !strings.Contains(err.Error(), `holds no Ringfence data ("thesis.txt" is in it)`) {
 		t.Fatalf("a directory of something else: %v", err)
 	}
-	cfg := quietConfig(t.TempDir())
+	cfg := quietConfig(t, t.TempDir())
 	cfg.Listen = n.Addr()
 	if _, err := New(cfg, stock.Counter()); err == nil || !strings.Contains(err.Error(), "--listen "+n.Addr()+": the port is in use") {
 		t.Fatalf("a port in use: %v", err)
 	}
 	n.stop(t)
-	cfg = quietConfig(dir)
+	cfg = quietConfig(t, dir)
 	cfg.Shards, cfg.ShardsSet = 32, true
 	if _, err := New(cfg, stock.Counter()); err == nil || !strings.Contains(err.Error(), "has 64 shards; the number is fixed for a cluster's life") {
 		t.Fatalf("another shard count: %v", err)
@@ -381,7 +377,7 @@ func TestDirectoryIsRefusedByName(t *testing.T) {
 }
 
 func TestStrangersAreRefused(t *testing.T) {
-	n := launch(t, quietConfig(t.TempDir()))
+	n := launch(t, quietConfig(t, t.TempDir()))
 	waitServing(t, n)
 	for _, c := range []struct {
 		hello transport.Hello

@@ -82,7 +82,7 @@ func TestRefusalEndsTheGeneration(t *testing.T) {
 // TestErrorOfACallWithAKeyEndsTheGeneration: a call with an idempotency key that came to an error of the system's will be sent again, and may then
 // run for the first time: what follows it in its generation must not run before.
 func TestErrorOfACallWithAKeyEndsTheGeneration(t *testing.T) {
-	n := launch(t, quietConfig(t.TempDir()))
+	n := launch(t, quietConfig(t, t.TempDir()))
 	waitServing(t, n)
 	r := replies{make(chan transport.Reply, 1)}
 	c, err := tcp.Dial(context.Background(), n.Addr(), transport.Hello{Purpose: transport.PurposeCalls}, tcp.DialOptions{Handler: r})
