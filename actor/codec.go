@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"reflect"
 
 	"github.com/vmihailenco/msgpack/v5"
 )
@@ -68,7 +69,7 @@ func appendUint64(b []byte, n uint64) []byte {
 }
 
 // Unmarshal decodes what Marshal wrote into a pointer; b is not kept. Bytes after the value are an error. Into an any, integers become
-// int64 or uint64 and maps map[string]any.
+// int64, those above its range uint64, bytes a string, and maps map[string]any.
 func Unmarshal(b []byte, into any) error {
 	if p, ok := into.(*int64); ok && p != nil {
 		if n, ok := readInt(b); ok {
@@ -88,6 +89,7 @@ func Unmarshal(b []byte, into any) error {
 	if n := r.Len(); n > 0 {
 		return fmt.Errorf("%d bytes after the value", n)
 	}
+	signed(reflect.ValueOf(into), 0)
 	return nil
 }
 
