@@ -90,7 +90,7 @@ func TestConformanceAlarms(t *testing.T) {
 				b.set(delay)
 				fault(b)
 				b.want(1)
-				time.Sleep(time.Minute)
+				time.Sleep(20 * time.Second)
 				b.want(1) // and not once more
 			})
 		})
@@ -114,8 +114,15 @@ func TestConformanceAlarms(t *testing.T) {
 		b.c.Restart(owner)
 	})
 	row("C-76 join", 3, 1500, func(b *bells) { b.c.Add() })
+	row("C-76 leave", 4, 1500, func(b *bells) { b.c.Leave(b.c.Owner("Bell", "b3")) })
 	row("C-75 full restart", 1, 500, func(b *bells) {
 		b.c.Kill(0)
 		b.c.Restart(0) // overdue by now, or not yet due
+	})
+	row("C-75 restart of all nodes", 3, 1500, func(b *bells) {
+		for i := range 3 {
+			b.c.Kill(i)
+		}
+		b.c.Restart(0, 1, 2)
 	})
 }

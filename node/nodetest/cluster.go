@@ -54,6 +54,7 @@ type member struct {
 	err    error         // of Run
 	killed bool
 	cut    bool
+	left   bool // the cluster, for good
 }
 
 // Start forms a cluster of n nodes, 1 to 8, that have the classes, and waits until all of them serve. The test's end ends them. In a
@@ -283,6 +284,9 @@ func (c *Cluster) Restart(nodes ...int) {
 		if m.n != nil && !m.killed {
 			c.t.Fatalf("nodetest: node %d runs: Stop or Kill it first", i)
 		}
+		if m.left {
+			c.t.Fatalf("nodetest: node %d has left: Add another", i)
+		}
 		c.end(i, m)
 		if m.killed {
 			m.restore()
@@ -319,4 +323,29 @@ func (c *Cluster) Add() int {
 	c.run(m)
 	c.await(len(c.members) - 1)
 	return len(c.members) - 1
+}
+
+// Leave lets node i leave the cluster for good, as "ringfence leave" does: its replicas move to others, then it ends. It is not started again.
+func (c *Cluster) Leave(i int) {
+	c.t.Helper()
+	m := c.running(i)
+	body, err := node.NodeRequest(m.n.ID().String())
+	if err != nil {
+		c.t.Fatalf("nodetest: %v", err)
+	}
+	c.until(serveTime, fmt.Sprintf("node %d cannot leave", i), func() string {
+		ctx, cancel := context.WithTimeout(context.Background(), serveTime)
+		defer cancel()
+		if _, err := c.client.Request(ctx, m.listen(), "leave", body); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	select {
+	case <-m.done:
+	case <-time.After(settleTime):
+		c.t.Fatalf("nodetest: node %d still leaves after %v: %s", i, settleTime, c.unsettled())
+	}
+	c.end(i, m)
+	m.left = true
 }
