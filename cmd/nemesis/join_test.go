@@ -129,8 +129,10 @@ func (c *cluster) restartElsewhere(t *testing.T, p *process, number int) *proces
 	began := time.Now()
 	n.start(t)
 	n.waitServing(t)
-	c.waitSettled(t, time.Minute)
-	remark(t, "found again and settled after %v", ms(time.Since(began)))
+	c.waitWhole(t, 10*time.Second)
+	found := time.Since(began)
+	c.waitSettled(t, time.Minute) // shards that moved a moment ago stay where they are for half a minute
+	remark(t, "found again after %v, and owns its share after %v", ms(found), ms(time.Since(began)))
 	if got := c.idOf(t, listenAddr(1), listenAddr(number)); got != id {
 		t.Errorf("node %s came back at another address as %s", id, got)
 	}
