@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -85,6 +87,9 @@ func (p *peers) SendRaft(to ring.NodeID, body []byte) {
 	}
 }
 
+// Every chunk fits into a frame.
+const _ = uint(transport.MaxBulkBody - replica.ChunkMost)
+
 // SendSnapshot implements replica.Network.
 func (p *peers) SendSnapshot(to ring.NodeID, src *replica.SnapshotSource, done func(error)) {
 	p.wg.Go(func() {
@@ -93,21 +98,30 @@ func (p *peers) SendSnapshot(to ring.NodeID, src *replica.SnapshotSource, done f
 	})
 }
 
-// chunkTime is how long a peer may take to store one chunk.
-const chunkTime = 30 * time.Second
+// chunkTime is how long a peer may take to store one chunk; busyFirst to busyMost, how long to wait before asking again one that receives as many
+// snapshots as it may.
+const (
+	chunkTime = 30 * time.Second
+	busyFirst = 100 * time.Millisecond
+	busyMost  = 2 * time.Second
+)
 
+// stream sends a snapshot, until it is of no use any more or this node ends.
 func (p *peers) stream(to ring.NodeID, src *replica.SnapshotSource) error {
+	ctx, cancel := context.WithCancelCause(src.Context())
+	defer cancel(nil)
+	defer context.AfterFunc(p.ctx, func() { cancel(tcp.ErrClosed) })()
 	select {
 	case p.slot <- struct{}{}:
 		defer func() { <-p.slot }()
-	case <-p.ctx.Done():
-		return p.ctx.Err()
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 	l := p.link(to, transport.PurposeBulk)
 	if l == nil {
 		return tcp.ErrClosed
 	}
-	c, err := awaitConn(p.ctx, l)
+	c, err := awaitConn(ctx, l)
 	if err != nil {
 		return err
 	}
@@ -116,17 +130,35 @@ func (p *peers) stream(to ring.NodeID, src *replica.SnapshotSource) error {
 		if err != nil || b == nil {
 			return err
 		}
-		if err := p.rate.pass(p.ctx, len(b)); err != nil {
-			return err
-		}
-		p.n.snapshotBytes.Add(uint64(len(b)))
-		ctx, cancel := context.WithTimeout(p.ctx, chunkTime)
-		err = c.SendChunk(ctx, b)
-		cancel()
-		if err != nil {
+		if err := whenTaken(ctx, func() error { return p.sendChunk(ctx, c, b) }); err != nil {
 			return err
 		}
 	}
+}
+
+// whenTaken repeats send, ever more slowly, for as long as the peer is busy.
+func whenTaken(ctx context.Context, send func() error) error {
+	for pause := busyFirst; ; pause = min(2*pause, busyMost) {
+		err := send()
+		if err == nil || !strings.Contains(err.Error(), replica.ErrBusy.Error()) {
+			return err
+		}
+		select {
+		case <-time.After(pause/2 + rand.N(pause)):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (p *peers) sendChunk(ctx context.Context, c *tcp.Conn, b []byte) error {
+	if err := p.rate.pass(ctx, len(b)); err != nil {
+		return err
+	}
+	p.n.snapshotBytes.Add(uint64(len(b)))
+	ctx, cancel := context.WithTimeout(ctx, chunkTime)
+	defer cancel()
+	return c.SendChunk(ctx, b)
 }
 
 // awaitConn waits for a link to come up, a few seconds.

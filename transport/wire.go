@@ -32,7 +32,7 @@ const (
 	MaxHelloBody = 64 << 10
 	MaxCallBody  = 32 << 20
 	MaxRaftBody  = 8<<20 + 64<<10 // the largest batch, 8 MiB, with what Raft wraps around it
-	MaxBulkBody  = 8 << 20
+	MaxBulkBody  = MaxRaftBody    // a snapshot's chunk may be one key with its value, which one batch wrote
 	MaxDepth     = 64
 )
 

@@ -66,7 +66,8 @@ type Driver struct {
 }
 
 type driverStats struct {
-	rounds, proposed, applied, dropped, frames atomic.Uint64
+	rounds, proposed, applied, dropped, frames, led, sent, unsent, installed atomic.Uint64
+	sending                                                                  atomic.Int64
 }
 
 // Stats counts what a driver did since its start.
@@ -80,6 +81,13 @@ type Stats struct {
 	Syncs    uint64        // of these, with an fsync
 	Appended uint64        // append tasks in them
 	SyncTime time.Duration // spent in the batches with an fsync
+
+	Led       uint64 // elections won, and leaderships taken over, by replicas here
+	Sending   int64  // snapshots that are being sent, or wait for their turn
+	Sent      uint64 // delivered whole
+	Unsent    uint64 // given up
+	Receiving int    // being received or installed
+	Installed uint64 // received whole, and stored
 }
 
 // Hint is what a node knows about who owns a group's shard.
@@ -118,7 +126,8 @@ type member struct {
 
 	compacting   bool
 	halted       bool
-	frozen       *FrozenState   // made for Raft's newest snapshot, not yet sent
+	frozen       *FrozenState // made for Raft's newest snapshot, not yet sent
+	sends        []*SnapshotSource
 	install      *store.Install // received, to be claimed by Raft at once or never
 	installIndex uint64
 }
@@ -211,7 +220,9 @@ func (d *Driver) Stats() Stats {
 	return Stats{Rounds: d.stats.rounds.Load(), Batches: d.stats.proposed.Load(), Applied: d.stats.applied.Load(),
 		Frames: d.stats.frames.Load(), Dropped: d.stats.dropped.Load(),
 		Appends: d.disk.appends.Load(), Syncs: d.disk.syncs.Load(), Appended: d.disk.tasks.Load(),
-		SyncTime: time.Duration(d.disk.syncNanos.Load())}
+		SyncTime: time.Duration(d.disk.syncNanos.Load()),
+		Led:      d.stats.led.Load(), Sending: d.stats.sending.Load(), Sent: d.stats.sent.Load(), Unsent: d.stats.unsent.Load(),
+		Receiving: d.transfers.places(), Installed: d.stats.installed.Load()}
 }
 
 // Run steps the groups until ctx ends; then every lease is over, and what was submitted may or may not take effect.
@@ -292,6 +303,10 @@ func (d *Driver) appended(now time.Duration, j appendJob) {
 	if j.flushed != nil {
 		j.flushed()
 		return
+	}
+	if j.install != nil {
+		d.transfers.whole.Add(-1)
+		d.stats.installed.Add(1)
 	}
 	j.m.guard(func() { j.m.g.AppendDone(now, j.msg, j.m.send) })
 	d.mark(j.m)
@@ -456,8 +471,19 @@ func (m *member) publish() {
 	if f.Holder.Replica == leader && leader != 0 {
 		h.Token, h.Epoch = f.Token, f.Epoch
 	}
-	if old := m.hint.Load(); old == nil || *old != h {
-		m.hint.Store(&h)
+	old := m.hint.Load()
+	if old != nil && *old == h {
+		return
+	}
+	m.hint.Store(&h)
+	if old == nil {
+		return
+	}
+	if h.Self && !old.Self {
+		m.d.stats.led.Add(1)
+	}
+	if old.Self && !h.Self {
+		m.endSends(errLeadsNoMore)
 	}
 }
 
@@ -639,6 +665,8 @@ func (m *member) halt(err error) {
 		m.owner.Lost(l.shard, l.token, why)
 	}
 	m.hint.Store(&Hint{})
+	m.endSends(err)
+	m.dropInstall()
 }
 
 func (d *Driver) endAll(reason string) {
@@ -646,6 +674,7 @@ func (d *Driver) endAll(reason string) {
 		if m.lease != nil {
 			m.lost(m.lease.token, reason)
 		}
+		m.endSends(errors.New(reason))
 	}
 }
 

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -69,6 +70,7 @@ func (d *Driver) drop(g ring.GroupID, done func()) {
 	}
 	m.halted = true // what comes late finds it so
 	m.dropFrozen()
+	m.endSends(errors.New("the replica was removed"))
 	m.dropInstall()
 	delete(d.groups, g)
 	d.hints.Delete(g)

@@ -21,6 +21,7 @@ type wire struct {
 	mu    sync.Mutex
 	nodes map[ring.NodeID]*Driver
 	cut   map[ring.NodeID]bool
+	held  chan *SnapshotSource // if not nil, snapshots are given to the test and not sent
 	wg    sync.WaitGroup
 }
 
@@ -54,6 +55,14 @@ func (p port) SendSnapshot(to ring.NodeID, src *SnapshotSource, done func(error)
 
 func (p port) stream(to ring.NodeID, src *SnapshotSource) error {
 	defer src.Close()
+	p.w.mu.Lock()
+	held := p.w.held
+	p.w.mu.Unlock()
+	if held != nil {
+		held <- src
+		<-src.Context().Done()
+		return context.Cause(src.Context())
+	}
 	for {
 		b, err := src.Next()
 		if err != nil || b == nil {

@@ -1,9 +1,11 @@
 package replica
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +30,8 @@ const (
 
 	// ChunkBytes is about how large a chunk gets. One key with its value may make it larger.
 	ChunkBytes = 1 << 20
+	// ChunkMost is the longest chunk: one key with its value as large as a batch may hold.
+	ChunkMost = store.MaxBatchBytes + 2 + 5*binary.MaxVarintLen64
 	// incomingMax is how many snapshots a node receives at once; incomingIdle is when one is given up.
 	incomingMax  = 4
 	incomingIdle = 30 * time.Second
@@ -60,7 +64,8 @@ func (m *member) dropFrozen() {
 	}
 }
 
-// sendSnapshot hands a MsgSnap with the state it stands for to the network.
+// sendSnapshot hands a MsgSnap with the state it stands for to the network. The sending ends, and gives its place and the state back, when
+// this replica leads no more: whoever leads then sends its own.
 func (m *member) sendSnapshot(to ring.NodeID, msg *raftpb.Message) {
 	r := ring.ReplicaID(msg.GetTo())
 	if m.frozen == nil || m.frozen.Index != msg.GetSnapshot().GetMetadata().GetIndex() {
@@ -68,11 +73,20 @@ func (m *member) sendSnapshot(to ring.NodeID, msg *raftpb.Message) {
 		return
 	}
 	src := &SnapshotSource{group: m.id, msg: msg, state: m.frozen, id: m.d.transfers.next()}
+	src.ctx, src.cancel = context.WithCancelCause(context.Background())
 	m.frozen = nil
+	m.sends = append(m.sends, src)
+	m.d.stats.sending.Add(1)
 	m.d.cfg.Logger.Info("sending a snapshot", "group", m.id.String(), "to", to.String(), "index", src.state.Index)
 	m.d.cfg.Network.SendSnapshot(to, src, func(err error) {
+		m.d.stats.sending.Add(-1)
 		m.d.inbox.call(func() {
-			if err != nil {
+			src.cancel(nil)
+			m.sends = slices.DeleteFunc(m.sends, func(s *SnapshotSource) bool { return s == src })
+			if err == nil {
+				m.d.stats.sent.Add(1)
+			} else {
+				m.d.stats.unsent.Add(1)
 				m.d.cfg.Logger.Warn("a snapshot was not delivered; it will be tried again", "group", m.id.String(), "to", to.String(), "cause", err)
 			}
 			m.guard(func() { m.g.ReportSnapshot(r, err == nil) })
@@ -80,6 +94,15 @@ func (m *member) sendSnapshot(to ring.NodeID, msg *raftpb.Message) {
 		})
 	})
 }
+
+// endSends gives up what is being sent.
+func (m *member) endSends(why error) {
+	for _, s := range m.sends {
+		s.cancel(why)
+	}
+}
+
+var errLeadsNoMore = errors.New("this replica leads the group no more")
 
 // SnapshotSource gives a snapshot as chunks, for Network.SendSnapshot. One goroutine uses it, and closes it.
 type SnapshotSource struct {
@@ -90,12 +113,20 @@ type SnapshotSource struct {
 	number uint64
 	after  []byte
 	ended  bool
+	ctx    context.Context
+	cancel context.CancelCauseFunc
 }
+
+// Context ends when the snapshot is of no use any more; its cause says why.
+func (s *SnapshotSource) Context() context.Context { return s.ctx }
 
 var errChunkFull = errors.New("chunk is full")
 
 // Next returns the next chunk, or nil after the last one. The caller owns the bytes.
 func (s *SnapshotSource) Next() ([]byte, error) {
+	if err := context.Cause(s.ctx); err != nil {
+		return nil, err
+	}
 	if s.ended {
 		return nil, nil
 	}
@@ -147,7 +178,19 @@ type transfers struct {
 	seq    atomic.Uint64 // not under mu: that is held while chunks are written, and the driver's goroutine waits for no disk
 	mu     sync.Mutex
 	groups map[ring.GroupID]*incoming
+	// whole counts those received, and neither stored nor given up: each keeps its place. It too is the driver's goroutine's to change.
+	whole atomic.Int32
 }
+
+// places is how many snapshots have one.
+func (t *transfers) places() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.groups) + int(t.whole.Load())
+}
+
+// ErrBusy is why a node takes no snapshot now: it receives as many as it may. The sender waits and sends the first chunk again.
+var ErrBusy = errors.New("replica: as many snapshots are being received as may be at once; try again later")
 
 func (t *transfers) next() uint64 { return t.seq.Add(1) }
 
@@ -176,6 +219,7 @@ func (d *Driver) ReceiveChunk(from ring.NodeID, b []byte) error {
 		return nil
 	}
 	delete(d.transfers.groups, c.group)
+	d.transfers.whole.Add(1)
 	d.inbox.call(func() { d.received(from, c.group, in) })
 	return nil
 }
@@ -227,8 +271,8 @@ func (d *Driver) begin(from ring.NodeID, c chunk) error {
 			}
 		}
 	}
-	if len(t.groups) >= incomingMax {
-		return fmt.Errorf("replica: %d snapshots are being received already; try again later", incomingMax)
+	if len(t.groups)+int(t.whole.Load()) >= incomingMax {
+		return ErrBusy
 	}
 	in, err := d.cfg.Engine.NewInstall(c.group)
 	if err != nil {
@@ -285,7 +329,9 @@ func (m *member) dropInstall() {
 	}
 }
 
+// abort gives up a whole snapshot.
 func (d *Driver) abort(in *store.Install) {
+	d.transfers.whole.Add(-1)
 	if err := in.Abort(); err != nil {
 		d.cfg.Logger.Warn("an unused snapshot was not removed; the next start does", "cause", err)
 	}
