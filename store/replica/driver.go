@@ -629,7 +629,9 @@ func (d *Driver) compact(m *member) {
 	if err != nil {
 		return
 	}
-	upTo, ok := m.g.LogKeep(first, int(m.log.Bytes()), d.cfg.LogBytes)
+	size := int(m.log.Bytes())
+	upTo, ok := m.g.LogKeep(first, size, d.cfg.LogBytes)
+	upTo = m.keepForSends(upTo, size)
 	if upTo = min(upTo, m.log.Mark().Commit); ok && upTo > first {
 		m.compacting = true
 		d.disk.add(appendJob{m: m, compactTo: upTo})

@@ -102,6 +102,21 @@ func (m *member) endSends(why error) {
 	}
 }
 
+// sendsKeep is how many times its limit a log may grow while a snapshot is being sent.
+const sendsKeep = 8
+
+// keepForSends lowers the index up to which the log may be truncated to those of the snapshots that are being sent: who has received one goes on from
+// there by the log, and would need another at once if that began later. Under load that could go on for ever.
+func (m *member) keepForSends(upTo uint64, size int) uint64 {
+	if size > sendsKeep*m.d.cfg.LogBytes {
+		return upTo
+	}
+	for _, s := range m.sends {
+		upTo = min(upTo, s.state.Index)
+	}
+	return upTo
+}
+
 var errLeadsNoMore = errors.New("this replica leads the group no more")
 
 // SnapshotSource gives a snapshot as chunks, for Network.SendSnapshot. One goroutine uses it, and closes it.

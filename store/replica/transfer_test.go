@@ -130,3 +130,68 @@ func TestPlacesOfSnapshots(t *testing.T) {
 	cancel()
 	<-ended
 }
+
+// The log from a snapshot on is kept while that is being sent, within bounds.
+func TestLogIsKeptForSnapshots(t *testing.T) {
+	const limit, shard = 64 << 10, 0
+	w, nodes := startDrivers(t, limit)
+	owned(t, nodes...)
+	nodes[2].stop(t, w)
+	n := owned(t, nodes[:2]...)[shard]
+	group := ring.ShardID(shard).Group()
+	// log looks after a truncation, if there is to be one: the driver's own come too seldom for this test.
+	log := func() (first uint64, size int) {
+		t.Helper()
+		for asked, done := false, false; !done; asked = true {
+			if err := n.d.on(t.Context(), func() (err error) {
+				m := n.d.groups[group]
+				if !asked {
+					n.d.compact(m)
+				}
+				done = !m.compacting
+				first, err = m.log.FirstIndex()
+				size = int(m.log.Bytes())
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return first, size
+	}
+	write := func(until func(first uint64, size int) bool) {
+		t.Helper()
+		for deadline := time.Now().Add(30 * time.Second); ; {
+			first, size := log()
+			if until(first, size) {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("the log begins at %d and has grown to %d bytes", first, size)
+			}
+			n.put(t, shard, "a", 100)
+		}
+	}
+	before, _ := log()
+	write(func(first uint64, _ int) bool { return first > before })
+	w.mu.Lock()
+	w.held = make(chan *SnapshotSource, 100)
+	w.mu.Unlock()
+	startDriver(t, w, nodes[2], limit)
+	var src *SnapshotSource
+	select {
+	case src = <-w.held:
+	case <-time.After(20 * time.Second):
+		t.Fatal("no snapshot is sent to a node that lacks the log")
+	}
+	most := 0
+	write(func(first uint64, size int) bool {
+		if first > src.state.Index+1 {
+			return true
+		}
+		most = max(most, size)
+		return false
+	})
+	if most < sendsKeep*limit/2 {
+		t.Errorf("the log was truncated when it had at most %d bytes, and a snapshot was being sent", most)
+	}
+}
