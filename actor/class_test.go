@@ -221,6 +221,10 @@ func TestCallMsgpack(t *testing.T) {
 	if got, e, err := call(t, c, "Result", EncodingNone, ""); err != nil || e != EncodingMsgpack || string(got) != "\x07" {
 		t.Errorf("%x, %d, %v", got, e, err)
 	}
+	// A caller's nil is sent as no argument: to a method that takes anything it is nil again.
+	if got, e, err := call(t, c, "Any", EncodingNone, ""); err != nil || e != EncodingMsgpack || string(got) != "\xc0" {
+		t.Errorf("Any(nil): %q in encoding %d, %v", got, e, err)
+	}
 	if _, e, err := call(t, c, "None", EncodingMsgpack, "\xc0"); err != nil || e != EncodingNone {
 		t.Error(e, err)
 	}

@@ -85,6 +85,8 @@ func (m *Method) Decode(e Encoding, b []byte, skim func([]byte) error) (arg Arg,
 		return arg, m.bad("takes no argument, but one was sent")
 	case m.Arg == nil:
 		return arg, nil
+	case !given && m.Arg.Kind() == reflect.Interface: // nil has no type of its own, and is sent as nothing
+		return Arg{reflect.Zero(m.Arg)}, nil
 	case !given:
 		return arg, m.bad(fmt.Sprintf("wants an argument of type %v, and none was sent", m.Arg))
 	}
