@@ -201,8 +201,9 @@ func (o *once) finish(t *testing.T) {
 
 func TestCallWithIdempotencyKey(t *testing.T) {
 	c := sharedCluster.get(t)
+	object := c.unused("Counter")
 	for range 2 {
-		o := runProgram(t, "call", "Counter/once", "Increment", "1", "--idempotency-key", "first", "--server", c.server())
+		o := runProgram(t, "call", object, "Increment", "1", "--idempotency-key", "first", "--server", c.server())
 		if o.stdout != "1\n" {
 			t.Errorf("printed %q, %q", o.stdout, o.stderr)
 		}
@@ -210,6 +211,6 @@ func TestCallWithIdempotencyKey(t *testing.T) {
 	call := func(args ...string) outcome {
 		return runProgram(t, append(append([]string{"call"}, args...), "--server", c.server())...)
 	}
-	call("Counter/once", "Increment", "2", "--idempotency-key", "first").want(t, 1, "belongs to an earlier call of Increment")
-	call("Counter/once", "Increment", "2", "--idempotency-key", "").want(t, 2, "--idempotency-key")
+	call(object, "Increment", "2", "--idempotency-key", "first").want(t, 1, "belongs to an earlier call of Increment")
+	call(object, "Increment", "2", "--idempotency-key", "").want(t, 2, "--idempotency-key")
 }

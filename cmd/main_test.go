@@ -124,6 +124,7 @@ type cluster struct {
 	gossip  []string
 	dir     string // of node 1
 	calls   []string
+	named   int // objects, by unused
 }
 
 // startUp runs `up`, on free ports unless told otherwise, and reads what it prints once it serves.
@@ -171,6 +172,12 @@ func (c *cluster) read() {
 
 // isRow tells the table's lines, which begin with a node's number.
 func isRow(line string) bool { return line[0] >= '1' && line[0] <= '9' }
+
+// unused names an object that no test has called, also when tests are run more than once.
+func (c *cluster) unused(class string) string {
+	c.named++
+	return fmt.Sprintf("%s/unused-%d", class, c.named)
+}
 
 func (c *cluster) server() string { return strings.Join(c.servers, ",") }
 

@@ -52,8 +52,9 @@ func TestUpPrintsWhatWorks(t *testing.T) {
 		}
 	}
 	var got int64
+	object := c.unused("Counter")
 	for i, s := range c.servers {
-		runProgram(t, "call", "Counter/through-each", "Increment", "1", "--server", s).result(t, &got)
+		runProgram(t, "call", object, "Increment", "1", "--server", s).result(t, &got)
 		if got != int64(i+1) {
 			t.Errorf("through node %d: %d, want %d", i+1, got, i+1)
 		}
@@ -63,10 +64,11 @@ func TestUpPrintsWhatWorks(t *testing.T) {
 func TestFlagsAnywhereAndNegativeNumbers(t *testing.T) {
 	c := sharedCluster.get(t)
 	var got int64
+	object := c.unused("Counter")
 	for i, args := range [][]string{
-		{"call", "--server", c.server(), "Counter/flags", "Increment", "-5"},
-		{"call", "Counter/flags", "--server", c.server(), "Increment", "-5"},
-		{"--log-level", "error", "call", "Counter/flags", "Increment", "-5", "--timeout=20s", "--server=" + c.server()},
+		{"call", "--server", c.server(), object, "Increment", "-5"},
+		{"call", object, "--server", c.server(), "Increment", "-5"},
+		{"--log-level", "error", "call", object, "Increment", "-5", "--timeout=20s", "--server=" + c.server()},
 	} {
 		runProgram(t, args...).result(t, &got)
 		if want := int64(-5 * (i + 1)); got != want {
