@@ -56,7 +56,6 @@ type Driver struct {
 	out     []outgoing
 	epoch   ring.Epoch
 	ticks   int
-	beat    bool // heartbeats leave in this round
 	stay    bool // see Stay
 
 	hints     sync.Map // GroupID → *atomic.Pointer[Hint]
@@ -110,14 +109,9 @@ type member struct {
 	nodes   map[ring.ReplicaID]ring.NodeID
 	epoch   ring.Epoch // of the ring that nodes is from
 	notices []notice
-	// promised is the leader that had the last promise: see ping.
-	promised struct {
-		to   ring.ReplicaID
-		term uint64
-	}
-	owner store.Owner
-	lease *lease
-	isDir bool // in d.dirty
+	owner   store.Owner
+	lease   *lease
+	isDir   bool // in d.dirty
 
 	writtenTerm, writtenVote uint64 // appender only: of the last hard state written
 
@@ -139,9 +133,8 @@ type applying struct {
 
 // outgoing gathers a frame for one node.
 type outgoing struct {
-	to     ring.NodeID
-	body   []byte
-	urgent bool // something in it does not wait for the heartbeats
+	to   ring.NodeID
+	body []byte
 }
 
 // NewDriver makes a driver without groups; Run makes it work.
@@ -283,8 +276,6 @@ func (d *Driver) round(spare work, ticks int) work {
 	for len(d.dirty) > 0 {
 		d.process()
 	}
-	d.flush(d.beat)
-	d.beat = false
 	return w
 }
 
@@ -352,8 +343,6 @@ func (d *Driver) submit(s submission) {
 
 func (d *Driver) tick(now time.Duration) {
 	d.ticks++
-	n := d.cfg.Timing.HeartbeatTicks
-	d.beat = d.beat || d.ticks%n == 0 // see Group.inStep
 	for _, m := range d.order {
 		m.guard(func() { m.g.Tick(now) })
 		m.sendNotices()
@@ -361,6 +350,7 @@ func (d *Driver) tick(now time.Duration) {
 			d.mark(m)
 		}
 	}
+	d.flush()
 	if d.ticks%compactTicks == 0 {
 		for _, m := range d.order {
 			d.compact(m)
@@ -385,7 +375,7 @@ func (d *Driver) process() {
 		m.publish()
 	}
 	d.disk.submit()
-	d.flush(false)
+	d.flush()
 	d.apply()
 	for _, m := range dirty {
 		if !m.halted && m.g.HasReady() {
@@ -499,7 +489,7 @@ func (m *member) send(msg *raftpb.Message) {
 	if msg.GetType() == raftpb.MsgApp && m.holdNotice(to, msg) {
 		return
 	}
-	m.put(to, msg, msg.GetType() != raftpb.MsgHeartbeatResp || len(msg.GetContext()) > 0)
+	m.put(to, msg)
 }
 
 // notice is an append without entries, held back until the next tick.
@@ -532,18 +522,15 @@ func (m *member) holdNotice(to ring.NodeID, msg *raftpb.Message) bool {
 
 func (m *member) sendNotices() {
 	for i := range m.notices {
-		m.put(m.notices[i].to, m.notices[i].msg, true)
+		m.put(m.notices[i].to, m.notices[i].msg)
 		m.notices[i].msg = nil
 	}
 	m.notices = m.notices[:0]
 }
 
-// put adds a message to the frame that gathers for a node. What is not urgent leaves with what is, or else with this node's own heartbeats:
-// an idle cluster's answers to heartbeats and its promises would otherwise be half of all that it sends. To Raft this is a slow network; what
-// somebody may be waiting for is urgent, such as the answer to a round that confirms a lease.
-func (m *member) put(to ring.NodeID, msg *raftpb.Message, urgent bool) {
+// put adds a message to the frame that gathers for a node.
+func (m *member) put(to ring.NodeID, msg *raftpb.Message) {
 	o := m.d.outgoing(to)
-	o.urgent = o.urgent || urgent
 	body, err := appendMessage(o.body, m.id, msg)
 	if err != nil {
 		m.halt(fmt.Errorf("a message cannot be encoded: %w", err))
@@ -560,12 +547,6 @@ func (m *member) ping(p *Ping) {
 		return
 	}
 	o := m.d.outgoing(to)
-	// A leader waits for the first promise in its term, then only for the next to come in time.
-	again := p.Kind == PingPromise && m.promised.to == p.To && m.promised.term == p.Term
-	if p.Kind == PingPromise {
-		m.promised.to, m.promised.term = p.To, p.Term
-	}
-	o.urgent = o.urgent || !again
 	if o.body = appendPing(o.body, m.id, p); len(o.body) >= FrameBytes {
 		m.d.flushOne(o)
 	}
@@ -581,12 +562,9 @@ func (d *Driver) outgoing(to ring.NodeID) *outgoing {
 	return &d.out[len(d.out)-1]
 }
 
-// flush sends the frames that have something urgent in them, or all.
-func (d *Driver) flush(all bool) {
+func (d *Driver) flush() {
 	for i := range d.out {
-		if all || d.out[i].urgent {
-			d.flushOne(&d.out[i])
-		}
+		d.flushOne(&d.out[i])
 	}
 }
 
@@ -594,7 +572,7 @@ func (d *Driver) flushOne(o *outgoing) {
 	if len(o.body) > 0 {
 		d.stats.frames.Add(1)
 		d.cfg.Network.SendRaft(o.to, o.body)
-		o.body, o.urgent = nil, false
+		o.body = nil
 	}
 }
 

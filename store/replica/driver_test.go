@@ -387,22 +387,3 @@ func TestDriversFillAStoppedNodeBySnapshot(t *testing.T) {
 		n.removed(t, g, "a")
 	}
 }
-
-// Idle nodes say what they have to say with their heartbeats, one frame to each other node.
-func TestIdleFrames(t *testing.T) {
-	_, nodes := startDrivers(t, 0)
-	owned(t, nodes...)
-	const beat, frames, windows = 20 * time.Millisecond, 100, 5
-	var perBeat float64
-	for range windows { // what the elections left over is in the first
-		began, first := time.Now(), nodes[0].d.Stats().Frames
-		for nodes[0].d.Stats().Frames < first+frames {
-			time.Sleep(beat)
-		}
-		got := float64(nodes[0].d.Stats().Frames - first)
-		if perBeat = got / (float64(time.Since(began)) / float64(beat)); perBeat < 1.3*2 {
-			return
-		}
-	}
-	t.Errorf("%.1f frames in each heartbeat: want one to each of two nodes", perBeat)
-}
