@@ -25,6 +25,14 @@ func TestSendEndsWithLeadership(t *testing.T) {
 	for g, n := range at {
 		n.put(t, g, "a", 300)
 		n.put(t, g, "b", 300)
+		for first := uint64(0); first < 2; { // the log is truncated
+			if err := n.d.on(t.Context(), func() (err error) {
+				first, err = n.d.groups[ring.ShardID(g).Group()].log.FirstIndex()
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	w.mu.Lock()
 	w.held = make(chan *SnapshotSource, 100)
