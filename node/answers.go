@@ -136,7 +136,7 @@ func (n *Node) askSelf(ctx context.Context, m ring.Member, inView bool) NodeStat
 	if inView {
 		s.State = "suspect"
 	}
-	b, err := n.ask(ctx, s.Addr, m.ID, "self", nil)
+	b, err := n.askMember(ctx, m.ID, "self", nil)
 	if err == nil {
 		err = decode(b, &s)
 	}
@@ -231,7 +231,7 @@ func (n *Node) ownerFrom(ctx context.Context, id ring.NodeID, s ring.ShardID) (a
 	if err != nil {
 		return a, err
 	}
-	b, err := n.ask(ctx, n.address(id), id, "owner", body)
+	b, err := n.askMember(ctx, id, "owner", body)
 	if err != nil {
 		return a, err
 	}

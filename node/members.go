@@ -81,7 +81,7 @@ func (n *Node) passOn(ctx context.Context, name string, body []byte) ([]byte, er
 			if asked < len(ids) {
 				id := ids[asked]
 				go func() {
-					b, err := n.ask(ctx, n.address(id), id, passed+name, body)
+					b, err := n.askMember(ctx, id, passed+name, body)
 					got <- answer{id, b, err}
 				}()
 				asked++

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -378,24 +379,37 @@ func (n *Node) epoch() ring.Epoch {
 // cluster is the cluster that this node belongs to; zero if none.
 func (n *Node) cluster() ring.ClusterID { return n.engine.Identity().Cluster }
 
-// address is where a node listens: as gossip tells, else as the ring does, else as it was when the cluster formed.
+// address is where a node listens, most likely; "" if nobody has said.
 func (n *Node) address(id ring.NodeID) string {
+	if all := n.addresses(id); len(all) > 0 {
+		return all[0]
+	}
+	return ""
+}
+
+// addresses are where a node may listen: as gossip tells, as the ring does, as it was when the cluster formed. Gossip and the ring differ while
+// a node that has moved is known at its new address to one of them alone: gossip holds on to an old address until it takes its node for dead.
+func (n *Node) addresses(id ring.NodeID) (all []string) {
+	add := func(a string) {
+		if a != "" && !slices.Contains(all, a) {
+			all = append(all, a)
+		}
+	}
 	for _, m := range n.gossip.View().Members {
-		if m.ID == id && m.Meta.Listen != "" {
-			return m.Meta.Listen
+		if m.ID == id {
+			add(m.Meta.Listen)
 		}
 	}
 	if r := n.ring.Load(); r != nil {
-		if m, ok := r.Member(id); ok {
-			return m.Addr
-		}
+		m, _ := r.Member(id)
+		add(m.Addr)
 	}
-	if p := n.forms.founding(); p != nil {
+	if p := n.forms.founding(); p != nil && len(all) == 0 {
 		for _, m := range p.Members {
 			if m.ID == id {
-				return m.Addr
+				add(m.Addr)
 			}
 		}
 	}
-	return ""
+	return all
 }

@@ -53,7 +53,7 @@ func (p *peers) link(to ring.NodeID, purpose transport.Purpose) *tcp.Link {
 	l := p.links[k]
 	if l == nil {
 		l = tcp.NewLink(tcp.LinkConfig{
-			Addr:  func() string { return p.n.address(to) },
+			Addr:  inTurn(func() []string { return p.n.addresses(to) }),
 			Hello: func() transport.Hello { return p.n.hello(purpose, to) },
 			Dial:  p.n.dialOptions(),
 			Up: func(up bool) {
@@ -66,6 +66,39 @@ func (p *peers) link(to ring.NodeID, purpose transport.Purpose) *tcp.Link {
 		p.links[k] = l
 	}
 	return l
+}
+
+// inTurn gives one of some addresses at each call, the first one first.
+func inTurn(all func() []string) func() string {
+	turn := 0
+	return func() string {
+		a := all()
+		if len(a) == 0 {
+			return ""
+		}
+		turn++
+		return a[(turn-1)%len(a)]
+	}
+}
+
+// follow ends the connections to members that a newer ring has at another address: where they were nobody may be left to say so.
+func (p *peers) follow(old, r *ring.Ring) {
+	if old == nil {
+		return
+	}
+	for _, m := range r.Members() {
+		if was, ok := old.Member(m.ID); !ok || was.Addr == m.Addr {
+			continue
+		}
+		p.mu.Lock()
+		for k, l := range p.links {
+			if c := l.Conn(); k.node == m.ID && c != nil {
+				c.Close()
+				l.Kick()
+			}
+		}
+		p.mu.Unlock()
+	}
 }
 
 func (p *peers) close() {
@@ -197,6 +230,28 @@ func (n *Node) ask(ctx context.Context, addr string, want ring.NodeID, name stri
 	if err != nil {
 		return nil, err
 	}
+	return askOver(ctx, c, name, body)
+}
+
+// askMember sends one request to a node, which is looked for at each of its addresses.
+func (n *Node) askMember(ctx context.Context, id ring.NodeID, name string, body []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	all := n.addresses(id)
+	err := fmt.Errorf("nobody has said where node %s listens", id)
+	opts := n.dialOptions()
+	opts.ConnectTimeout = askTime / time.Duration(1+len(all))
+	for _, addr := range all {
+		var c *tcp.Conn
+		if c, err = tcp.Dial(ctx, addr, n.hello(transport.PurposeCalls, id), opts); err == nil {
+			return askOver(ctx, c, name, body)
+		}
+	}
+	return nil, err
+}
+
+// askOver asks, and ends the connection.
+func askOver(ctx context.Context, c *tcp.Conn, name string, body []byte) ([]byte, error) {
 	defer c.Close()
 	resp, err := c.Roundtrip(ctx, transport.Request{Name: name, Body: body})
 	if err == nil && resp.Error != "" {

@@ -193,7 +193,7 @@ func newerRing(ctx context.Context, members []ring.Member, epoch ring.Epoch, ask
 
 // ringOf is the ring that another node has, nil if it has none or cannot be asked.
 func (n *Node) ringOf(ctx context.Context, m ring.Member) *ring.Ring {
-	b, err := n.ask(ctx, n.address(m.ID), m.ID, "ring", nil)
+	b, err := n.askMember(ctx, m.ID, "ring", nil)
 	if err != nil {
 		n.log.Debug("no ring", "from", m.ID.String(), "cause", err)
 		return nil
@@ -241,7 +241,8 @@ func (n *Node) adopt(ctx context.Context, r *ring.Ring) error {
 	}
 	n.driver.Load().SetEpoch(r.Epoch())
 	n.mover.heed(n.ring.Load(), r)
-	n.ring.Store(r)
+	old := n.ring.Swap(r)
+	n.peers.follow(old, r)
 	if err := n.client.SetRing(r); err != nil {
 		n.log.Error("the node's own client refuses the ring", "epoch", uint64(r.Epoch()), "cause", err)
 	}

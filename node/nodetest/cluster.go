@@ -38,6 +38,7 @@ type Cluster struct {
 	outside *inmem.Host // where clients are
 	seeds   []string    // gossip addresses of the founders
 	members []*member
+	moved   int // to other addresses
 	client  *client.Client
 
 	placedFor *ring.Ring // Settle's: where the members of this ring call for replicas
@@ -296,6 +297,26 @@ func (c *Cluster) Restart(nodes ...int) {
 	for _, i := range nodes {
 		c.await(i)
 	}
+}
+
+// Relocate starts node i, which was killed or stopped, on its disk but at another address, and waits until it serves.
+func (c *Cluster) Relocate(i int) {
+	c.t.Helper()
+	m := c.member(i)
+	if m.n != nil && !m.killed {
+		c.t.Fatalf("nodetest: node %d runs: Stop or Kill it first", i)
+	}
+	c.end(i, m)
+	c.moved++
+	if c.moved >= mostNodes {
+		c.t.Fatalf("nodetest: %d moves are the most", mostNodes)
+	}
+	m.host.PowerOff() // nobody is left there
+	m.host = c.newHost(fmt.Sprintf("10.0.2.%d", c.moved))
+	m.off = make(chan struct{})
+	m.cfg.Listen, m.cfg.Gossip, m.cfg.Join, m.cut = m.listen(), m.gossip(), c.seeds, false
+	c.run(m)
+	c.await(i)
 }
 
 // Cut takes node i from the network; it goes on running. What others have sent waits, as with TCP, until Heal or for 10 s.

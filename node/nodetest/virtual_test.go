@@ -303,3 +303,41 @@ func TestStopAndAdd(t *testing.T) {
 		a.check(t, 8)
 	})
 }
+
+// A node whose power failed comes back at another address, while gossip still has it at the old one, where nobody answers: the others find it in a
+// few seconds. It counts again: the cluster does without another node at once.
+func TestRelocate(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		c := nodetest.Start(t, 3, tallies())
+		a := newAdders(t, c, 8)
+		peek := func(round string) time.Duration {
+			began := time.Now()
+			for i := range a.sums {
+				if _, err := actor.Call[int64](t.Context(), a.ref(i), "Peek", nil, actor.Idempotent(round)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return time.Since(began)
+		}
+		id := c.Node(2).ID()
+		c.Kill(2)
+		peek("dead")
+		began := time.Now()
+		c.Relocate(2)
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("it serves at its new address after %v", took)
+		} else {
+			t.Logf("it serves at its new address after %v", took)
+		}
+		if got := c.Node(2).ID(); got != id {
+			t.Errorf("node %s came back as %s", id, got)
+		}
+		c.Kill(0)
+		if took := peek("another"); took > 5*time.Second {
+			t.Errorf("without another node, all objects answer after %v", took)
+		} else {
+			t.Logf("without another node, all objects answer after %v", took)
+		}
+		a.check(t, 5)
+	})
+}

@@ -27,7 +27,7 @@ type DialOptions struct {
 	Epoch   func() ring.Epoch // for headers; may be nil
 	// ConnectTimeout is for the connection alone, before the handshake; 0: the 5 s of both together.
 	ConnectTimeout time.Duration
-	// Net makes the connection below the handshake; nil: TCP. ConnectTimeout does not bound it.
+	// Net makes the connection below the handshake; nil: TCP.
 	Net func(ctx context.Context, addr string) (net.Conn, error)
 }
 
@@ -38,11 +38,16 @@ func Dial(ctx context.Context, addr string, hello transport.Hello, opts DialOpti
 	connect := opts.Net
 	if connect == nil {
 		connect = func(ctx context.Context, addr string) (net.Conn, error) {
-			d := net.Dialer{Timeout: opts.ConnectTimeout}
+			var d net.Dialer
 			return d.DialContext(ctx, "tcp", addr)
 		}
 	}
-	nc, err := connect(ctx, addr)
+	connecting, connected := ctx, func() {}
+	if opts.ConnectTimeout > 0 {
+		connecting, connected = context.WithTimeout(ctx, opts.ConnectTimeout)
+	}
+	nc, err := connect(connecting, addr)
+	connected()
 	if err != nil {
 		return nil, err
 	}
