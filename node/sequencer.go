@@ -39,27 +39,12 @@ type sequencer struct {
 	mu      sync.Mutex
 	first   *ring.Ring // what epoch 1 is if there is none yet; the same on every founder, nil on other nodes
 	lease   store.Lease
-	opened  time.Time
-	current *ring.Ring // committed; nil until read
-	next    *ring.Ring // being committed at position commit
+	machine *ring.Sequencer // decides; its current ring is nil until read
+	next    *ring.Ring      // being committed at position commit
 	commit  uint64
 	asked   []*change // waiting; the first is answered with next
 	serving *change   // for which next is
-	planner *ring.Planner
-	said    string // the planner's last error
-	reports map[ring.NodeID]heardReport
-	leaders map[ring.GroupID]groupReport
-}
-
-type heardReport struct {
-	report
-	at time.Time
-}
-
-type groupReport struct {
-	facts ring.GroupFacts
-	term  uint64
-	from  ring.NodeID
+	said    string    // the planner's last error
 }
 
 // change is a wish from outside: it makes the next ring of the present one.
@@ -85,8 +70,8 @@ var ringKey = store.SystemKey("ring")
 func (q *sequencer) Opened(l store.Lease) {
 	q.update(func() {
 		q.end()
-		q.lease, q.opened, q.planner = l, time.Now(), ring.NewPlanner(q.plan)
-		q.reports, q.leaders = map[ring.NodeID]heardReport{}, map[ring.GroupID]groupReport{}
+		q.lease = l
+		q.machine = ring.NewSequencer(ring.SequencerConfig{Alive: aliveTime, ReplaceAfter: q.replaceAfter, Plan: q.plan}, time.Since(q.start))
 	})
 }
 
@@ -101,7 +86,7 @@ func (q *sequencer) end() {
 	for _, c := range q.asked {
 		c.done <- errNotSequencer
 	}
-	q.lease, q.current, q.next, q.commit, q.asked, q.serving = nil, nil, nil, 0, nil, nil
+	q.lease, q.machine, q.next, q.commit, q.asked, q.serving = nil, nil, nil, 0, nil, nil
 }
 
 // Confirmed implements store.Owner.
@@ -113,9 +98,10 @@ func (q *sequencer) Applied(_ ring.ShardID, _ store.Token, pos uint64) {
 		if q.commit == 0 || pos < q.commit {
 			return
 		}
-		q.current, q.next, q.commit = q.next, nil, 0
+		q.machine.Committed(q.next)
+		q.next, q.commit = nil, 0
 		if c := q.serving; c != nil {
-			q.serving, c.ring = nil, q.current
+			q.serving, c.ring = nil, q.machine.Current()
 			c.done <- nil
 		}
 	})
@@ -175,15 +161,18 @@ func (q *sequencer) runs() bool {
 func (q *sequencer) step(now time.Time) *ring.Ring {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.lease == nil || q.next != nil {
-		return q.current
+	if q.lease == nil {
+		return nil
 	}
-	if q.current == nil {
+	if q.next != nil {
+		return q.machine.Current()
+	}
+	if q.machine.Current() == nil {
 		if err := q.read(); err != nil {
 			q.log.Error("the system shard's ring cannot be read", "cause", err)
 			return nil
 		}
-		if q.current == nil {
+		if q.machine.Current() == nil {
 			if q.first != nil {
 				q.put(q.first)
 			}
@@ -191,7 +180,10 @@ func (q *sequencer) step(now time.Time) *ring.Ring {
 		}
 	}
 	q.decide(now)
-	return q.current
+	if q.lease == nil {
+		return nil
+	}
+	return q.machine.Current()
 }
 
 // read takes the committed ring from the system shard.
@@ -200,37 +192,42 @@ func (q *sequencer) read() error {
 	if err != nil || !ok {
 		return err
 	}
-	q.current, err = ring.Decode(b)
+	r, err := ring.Decode(b)
+	if err == nil {
+		q.machine.Committed(r)
+	}
 	return err
 }
 
-// decide finds the next ring: what somebody asked for, else who is given up, else the planner's step.
-func (q *sequencer) decide(now time.Time) {
-	facts := q.facts(now)
-	for len(q.asked) > 0 {
-		c := q.asked[0]
-		q.asked = q.asked[1:]
-		next, err := c.make(q.current, facts)
-		switch {
-		case err != nil:
-			c.done <- err
-		case next == q.current:
-			c.ring = next
-			c.done <- nil
-		default:
-			q.serving = c
-			q.put(next)
-			return
+// decide finds the next ring: what somebody asked for, else what the machine wants.
+func (q *sequencer) decide(at time.Time) {
+	now, current := at.Sub(q.start), q.machine.Current()
+	if len(q.asked) > 0 {
+		facts := q.machine.Facts(now)
+		for len(q.asked) > 0 {
+			c := q.asked[0]
+			q.asked = q.asked[1:]
+			next, err := c.make(current, facts)
+			switch {
+			case err != nil:
+				c.done <- err
+			case next == current:
+				c.ring = next
+				c.done <- nil
+			default:
+				q.serving = c
+				q.put(next)
+				return
+			}
 		}
 	}
-	if next := q.giveUp(now, facts); next != nil {
-		q.put(next)
-		return
-	}
-	next, steps, err := q.planner.Next(q.current, facts)
+	next, steps, lost, err := q.machine.Next(now)
 	if err != nil && err.Error() != q.said {
 		q.said = err.Error() // once, not at every look
 		q.log.Error("no next ring can be made", "cause", err)
+	}
+	if lost != 0 {
+		q.log.Warn("a member has been dead for too long; its replicas are made anew elsewhere", "member", lost.String(), "replace-after", q.replaceAfter)
 	}
 	if next != nil {
 		for _, s := range steps {
@@ -238,40 +235,6 @@ func (q *sequencer) decide(now time.Time) {
 		}
 		q.put(next)
 	}
-}
-
-// giveUp declares members lost that have been dead for too long, if the others can hold as many copies without them: who cannot be replaced
-// may as well come back.
-func (q *sequencer) giveUp(now time.Time, facts *ring.Facts) *ring.Ring {
-	able := 0
-	for _, m := range q.current.Members() {
-		if m.State.Stays() && facts.Nodes[m.ID].Alive {
-			able++
-		}
-	}
-	if able < q.current.Replicas() {
-		return nil
-	}
-	for _, m := range q.current.Members() {
-		if m.State == ring.Lost || now.Sub(q.lastHeard(m.ID)) < q.replaceAfter {
-			continue
-		}
-		next, err := q.current.Lose(m.ID, facts)
-		if err != nil {
-			continue // it would cost a majority now; asked again as long as it is dead
-		}
-		q.log.Warn("a member has been dead for too long; its replicas are made anew elsewhere", "member", m.ID.String(), "replace-after", q.replaceAfter)
-		return next
-	}
-	return nil
-}
-
-// lastHeard is when a member was heard of last. A new sequencer has heard of nobody, and gives everybody the benefit of the doubt.
-func (q *sequencer) lastHeard(id ring.NodeID) time.Time {
-	if at := q.reports[id].at; at.After(q.opened) {
-		return at
-	}
-	return q.opened
 }
 
 func (q *sequencer) put(r *ring.Ring) {
@@ -282,49 +245,25 @@ func (q *sequencer) put(r *ring.Ring) {
 	q.next, q.commit = r, pos
 }
 
-// facts are what the members have reported lately.
-func (q *sequencer) facts(now time.Time) *ring.Facts {
-	f := &ring.Facts{Now: now.Sub(q.start), Nodes: map[ring.NodeID]ring.NodeFacts{}, Groups: map[ring.GroupID]ring.GroupFacts{}}
-	for _, m := range q.current.Members() {
-		f.Nodes[m.ID] = ring.NodeFacts{Alive: now.Sub(q.lastHeard(m.ID)) < aliveTime}
-	}
-	for g, r := range q.leaders {
-		if f.Nodes[r.from].Alive {
-			f.Groups[g] = r.facts
-		}
-	}
-	return f
-}
-
 // hear takes a member's report. A member at a new address, or a new process of it, makes a new ring.
 func (q *sequencer) hear(rep report) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.lease == nil || q.current == nil {
+	if q.lease == nil || q.machine.Current() == nil {
 		return errNotSequencer
 	}
-	m, ok := q.current.Member(rep.Node)
+	heard := ring.Report{Member: ring.Member{ID: rep.Node, Addr: rep.Addr, GossipAddr: rep.Gossip, Boot: rep.Boot}}
+	for _, g := range rep.Groups {
+		heard.Groups = append(heard.Groups, ring.GroupReport{Group: g.Group, Term: g.Term, Facts: ring.GroupFacts{Epoch: rep.Epoch, Leader: rep.Node,
+			Voters: g.Voters, Learners: g.Learners, Joint: g.Joint, Filled: g.Filled, Active: g.Active}})
+	}
+	news, ok := q.machine.Hear(time.Since(q.start), &heard)
 	if !ok {
 		return errRemoved(rep.Node)
 	}
-	q.reports[rep.Node] = heardReport{rep, time.Now()}
-	if (m.Addr != rep.Addr || m.GossipAddr != rep.Gossip || m.Boot != rep.Boot) && len(q.asked) < changesMax {
-		m.Addr, m.GossipAddr, m.Boot = rep.Addr, rep.Gossip, rep.Boot
+	if news != nil && len(q.asked) < changesMax {
+		m := *news
 		q.asked = append(q.asked, &change{done: make(chan error, 1), make: func(r *ring.Ring, _ *ring.Facts) (*ring.Ring, error) { return r.Update(m) }})
-	}
-	led := map[ring.GroupID]bool{}
-	for _, g := range rep.Groups {
-		led[g.Group] = true
-		if old, ok := q.leaders[g.Group]; ok && old.term > g.Term {
-			continue
-		}
-		q.leaders[g.Group] = groupReport{term: g.Term, from: rep.Node, facts: ring.GroupFacts{Epoch: rep.Epoch, Leader: rep.Node, Voters: g.Voters,
-			Learners: g.Learners, Joint: g.Joint, Filled: g.Filled, Active: g.Active}}
-	}
-	for g, old := range q.leaders {
-		if old.from == rep.Node && !led[g] {
-			delete(q.leaders, g)
-		}
 	}
 	q.signal()
 	return nil
