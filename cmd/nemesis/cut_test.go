@@ -33,17 +33,17 @@ func TestCut(t *testing.T) {
 	for _, d := range cutLengths() {
 		t.Run("nodes "+d.String(), func(t *testing.T) { cutFromNodes(t, c, d, promise) })
 		t.Run("all "+d.String(), func(t *testing.T) {
-			cutWith(t, c, d, func(others []string) rules {
+			cutWith(t, c, "cut", d, func(others []string) rules {
 				others = append(others, subnet+"100")
 				return rules{in: others, out: others}
 			})
 		})
 	}
 	t.Run("deaf 10s", func(t *testing.T) {
-		cutWith(t, c, 10*time.Second, func(others []string) rules { return rules{in: others} })
+		cutWith(t, c, "one-way cut", 10*time.Second, func(others []string) rules { return rules{in: others} })
 	})
 	t.Run("mute 10s", func(t *testing.T) {
-		cutWith(t, c, 10*time.Second, func(others []string) rules { return rules{out: others} })
+		cutWith(t, c, "one-way cut", 10*time.Second, func(others []string) rules { return rules{out: others} })
 	})
 }
 
@@ -79,11 +79,11 @@ func cutFromNodes(t *testing.T, c *cluster, d, lease time.Duration) {
 	u.more(counters)
 	changes.wantAtMostOne(t)
 	healing := now()
-	u.fault(from, keys)
+	u.fault("cut", from, keys)
 	mustDrop(t, victim, rules{})
 	whole := c.waitWhole(t, 30*time.Second)
 	u.more(2 * counters)
-	judgeOutsider(t, u.endOutsider(outsider), cut, lease, healing)
+	u.judgeOutsider(u.endOutsider(outsider), cut, lease, healing)
 	u.judgeProber(prober.end(t), cut, lease, healing)
 	v := u.finish()
 	remark(t, "whole %v after healing", ms(whole))
@@ -91,7 +91,9 @@ func cutFromNodes(t *testing.T, c *cluster, d, lease time.Duration) {
 }
 
 // judgeOutsider wants nothing answered by a node that is alone and whose lease is over, and what it refuses refused soon.
-func judgeOutsider(t *testing.T, ops []op, cut, lease, healing time.Duration) {
+func (u *user) judgeOutsider(ops []op, cut, lease, healing time.Duration) {
+	t := u.t
+	t.Helper()
 	before, failed := 0, 0
 	var caught time.Duration // how long the last call that was under way at the cut took from then on
 	for _, o := range ops {
@@ -101,7 +103,7 @@ func judgeOutsider(t *testing.T, ops []op, cut, lease, healing time.Duration) {
 		case o.Start < cut:
 			caught = max(caught, o.End-cut)
 		case o.ok() && (o.Start > cut+lease || !o.Get && o.Start > cut) && o.End < healing:
-			t.Errorf("a node that is cut off answered %d to a call of counter %d that began %v after the cut", o.Value, o.Key, o.Start-cut)
+			u.violation("a node that is cut off answered %d to a call of counter %d that began %v after the cut", o.Value, o.Key, o.Start-cut)
 		case !o.ok() && o.Start < healing:
 			failed++
 		}
@@ -113,7 +115,7 @@ func judgeOutsider(t *testing.T, ops []op, cut, lease, healing time.Duration) {
 }
 
 // cutWith drops at the node that owns the most what its rules say of the other nodes.
-func cutWith(t *testing.T, c *cluster, d time.Duration, f func(others []string) rules) {
+func cutWith(t *testing.T, c *cluster, kind string, d time.Duration, f func(others []string) rules) {
 	u := startUser(t, c)
 	victim, keys := u.busiest()
 	changes := u.watchFailovers(victim)
@@ -122,7 +124,7 @@ func cutWith(t *testing.T, c *cluster, d time.Duration, f func(others []string) 
 	pass(t, d)
 	u.more(counters)
 	changes.wantAtMostOne(t)
-	u.fault(from, keys)
+	u.fault(kind, from, keys)
 	mustDrop(t, victim, rules{})
 	whole := c.waitWhole(t, 30*time.Second)
 	u.more(2 * counters)
@@ -144,7 +146,7 @@ func TestCutUDP(t *testing.T) {
 	others := c.others(victim)
 	mustDrop(t, victim, rules{in: others, out: others, udpOnly: true})
 	pass(t, 10*time.Second)
-	u.fault(from, keys)
+	u.fault("UDP cut", from, keys)
 	after := u.tokens()
 	mustDrop(t, victim, rules{})
 	whole := c.waitWhole(t, 30*time.Second)
@@ -155,6 +157,99 @@ func TestCutUDP(t *testing.T) {
 		t.Errorf("owners changed while UDP was cut:\nbefore %v\nafter  %v", before, after)
 	}
 	v.wantNoFailure(t, electionTimeout)
+}
+
+// TestCutPart cuts some pairs of five nodes off from each other and leaves others, so that who sees whom differs from node to node. Every shard has
+// two replicas that see each other, so each goes on.
+func TestCutPart(t *testing.T) {
+	needsNemesis(t)
+	c := startCluster(t, 5, 64)
+	for _, shape := range []struct {
+		name  string
+		pairs [][2]int // of c.nodes: the second hears nothing from the first
+	}{
+		{"bridge", both([][2]int{{0, 3}, {0, 4}, {1, 3}, {1, 4}})}, // the third sees all
+		{"ring", both([][2]int{{0, 2}, {0, 3}, {1, 3}, {1, 4}, {2, 4}})},
+		{"one link", both([][2]int{{0, 1}})},
+		{"one link, one way", [][2]int{{0, 1}}},
+	} {
+		t.Run(shape.name, func(t *testing.T) {
+			u := startUser(t, c)
+			before := u.tokens()
+			from := now()
+			deaf := map[int][]string{}
+			for _, p := range shape.pairs {
+				deaf[p[1]] = append(deaf[p[1]], nodeIP(c.nodes[p[0]].number))
+			}
+			for i, ips := range deaf {
+				mustDrop(t, c.nodes[i], rules{in: ips})
+			}
+			pass(t, 10*time.Second)
+			u.more(2 * counters)
+			u.fault(shape.name, from, everything())
+			for i := range deaf {
+				mustDrop(t, c.nodes[i], rules{})
+			}
+			whole := c.waitWhole(t, 30*time.Second)
+			after := u.tokens()
+			u.more(2 * counters)
+			v := u.finish()
+			changed := 0
+			for key := range before {
+				if before[key] != after[key] {
+					changed++
+				}
+			}
+			remark(t, "whole %v after healing; %d of %d counters have another owner or token than before", ms(whole), changed, counters)
+			v.wantOutages(t, partLimit)
+		})
+	}
+}
+
+// TestCutAll leaves every node alone: nobody may answer a write, and nothing is lost.
+func TestCutAll(t *testing.T) {
+	needsNemesis(t)
+	c := startCluster(t, 3, 64)
+	u := startUser(t, c)
+	from := now()
+	for _, p := range c.nodes {
+		mustDrop(t, p, rules{in: c.others(p)})
+	}
+	cut := now()
+	pass(t, 10*time.Second)
+	healing := now()
+	for _, p := range c.nodes {
+		mustDrop(t, p, rules{})
+	}
+	whole := c.waitWhole(t, 30*time.Second)
+	u.more(2 * counters)
+	u.fault("every node cut off", from, everything())
+	for _, o := range u.finish().ops {
+		if o.ok() && o.Start > cut+promise && o.End < healing {
+			u.violation("a node that is alone answered %d to a call of counter %d that began %v after the cut", o.Value, o.Key, ms(o.Start-cut))
+		}
+	}
+	remark(t, "whole %v after healing", ms(whole))
+}
+
+// partLimit is three election timeouts and what a busy machine adds: who does not see a majority may first have to find that out.
+const partLimit = 3*electionTimeout + 600*time.Millisecond
+
+// both is pairs in both directions.
+func both(pairs [][2]int) [][2]int {
+	for _, p := range pairs {
+		pairs = append(pairs, [2]int{p[1], p[0]})
+	}
+	return pairs
+}
+
+// everything is all counters.
+func everything() []int {
+	keys := make([]int, counters)
+	for i := range keys {
+		keys[i] = i
+	}
+	return keys
 }
 
 func mustDrop(t *testing.T, p *process, r rules) {

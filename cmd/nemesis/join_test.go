@@ -18,11 +18,7 @@ func (u *user) change(what string, do func()) {
 	do()
 	took := time.Since(began)
 	u.more(2 * counters)
-	keys := make([]int, counters)
-	for i := range keys {
-		keys[i] = i
-	}
-	u.fault(from, keys)
+	u.fault("planned change", from, everything())
 	u.changes = append(u.changes, named{what, from, now()})
 	remark(u.t, "%s: settled after %v, shards owned: %s", what, ms(took), u.c.shares(u.t))
 }
@@ -93,7 +89,7 @@ func TestReplace(t *testing.T) {
 		dead = append(dead, victim)
 		took := c.waitSettled(t, 2*time.Minute)
 		u.more(2 * counters)
-		u.fault(from, keys)
+		u.fault("death", from, keys)
 		remark(t, "node %d died: replaced and settled after %v, shards owned: %s", victim.number, ms(took), c.shares(t))
 	}
 	for _, p := range dead {

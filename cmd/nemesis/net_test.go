@@ -119,6 +119,8 @@ func run(command, stdin string) error {
 type rules struct {
 	in, out []string // from and to these addresses
 	udpOnly bool
+	refuse  bool    // answer what comes in by TCP with a reset, instead of dropping it
+	loss    float64 // this part of all packets that come in, of 1
 }
 
 // drop replaces what a namespace drops, in one transaction.
@@ -135,7 +137,14 @@ func drop(ns string, r rules) error {
 			if r.udpOnly {
 				b.WriteString("meta l4proto udp ")
 			}
-			b.WriteString("drop\n")
+			if r.refuse && c.hook == "input" {
+				b.WriteString("meta l4proto tcp reject with tcp reset\n")
+			} else {
+				b.WriteString("drop\n")
+			}
+		}
+		if r.loss > 0 && c.hook == "input" {
+			fmt.Fprintf(&b, "meta iifname != lo numgen random mod 100000 < %d drop\n", int(r.loss*100_000))
 		}
 		b.WriteString("}\n")
 	}

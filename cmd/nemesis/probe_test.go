@@ -235,7 +235,7 @@ func (u *user) judgeProber(reads []probed, cut, lease, healing time.Duration) {
 		case o.Code == 0 && o.Start <= cut+lease:
 			leased++
 		case o.Code == 0 && o.End < healing:
-			t.Errorf("a node that is cut off answered %d to a read of counter %d that began %v after the cut", o.Value, o.Key, ms(o.Start-cut))
+			u.violation("a node that is cut off answered %d to a read of counter %d that began %v after the cut", o.Value, o.Key, ms(o.Start-cut))
 		case o.End < healing:
 			refused++
 			slowest = max(slowest, o.End-o.Start)

@@ -34,7 +34,7 @@ func TestStop(t *testing.T) {
 		pass(t, 500*time.Millisecond+rand.N(longest-500*time.Millisecond))
 		victim.signal(syscall.SIGCONT)
 		u.more(2 * counters)
-		u.fault(from, keys)
+		u.fault("stop", from, keys)
 		c.waitWhole(t, 30*time.Second)
 	}
 	u.finish()
@@ -51,7 +51,7 @@ func TestKill(t *testing.T) {
 		victim.kill(t)
 		u.more(4 * counters)
 		pass(t, time.Second)
-		u.fault(from, keys)
+		u.fault("kill", from, keys)
 		victim.start(t)
 		victim.waitServing(t)
 		c.waitWhole(t, 30*time.Second)
@@ -77,7 +77,7 @@ func TestRolling(t *testing.T) {
 			p.waitServing(t)
 			c.waitWhole(t, 30*time.Second)
 			u.more(2 * counters)
-			u.fault(from, keys)
+			u.fault("restart", from, keys)
 		}
 	}
 	u.finish().wantNoFailure(t, 500*time.Millisecond)

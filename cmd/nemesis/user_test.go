@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,8 +31,11 @@ type user struct {
 	warm  time.Duration // since then every counter is active; what its activation took is not the fault's
 	extra []op          // of load processes
 
+	sample  *sample
 	windows []window
 	changes []named // planned work
+	faults  map[string]int
+	broken  atomic.Int64 // promises to callers
 }
 
 // window is the time of a fault, and the counters that it is expected to hit.
@@ -47,8 +51,9 @@ func startUser(t *testing.T, c *cluster) *user {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &user{t: t, c: c, load: l}
-	t.Cleanup(func() { u.end(); u.cl.Close() })
+	u := &user{t: t, c: c, load: l, faults: map[string]int{}}
+	u.sample = startSample(l.cl, l.cfg.Prefix)
+	t.Cleanup(func() { u.end(); u.sample.end(); u.cl.Close() })
 	u.more(4 * counters)
 	u.warm = now()
 	return u
@@ -134,9 +139,17 @@ func (u *user) busiest() (p *process, keys []int) {
 	return p, keys
 }
 
-// fault notes that these counters were hit from then until now.
-func (u *user) fault(from time.Duration, keys []int) {
+// fault notes that a fault of this kind hit these counters from then until now.
+func (u *user) fault(kind string, from time.Duration, keys []int) {
 	u.windows = append(u.windows, window{from, now(), keys})
+	u.faults[kind]++
+}
+
+// violation is a promise to callers that was not kept.
+func (u *user) violation(format string, args ...any) {
+	u.t.Helper()
+	u.broken.Add(1)
+	u.t.Errorf(format, args...)
 }
 
 // verdict is what the callers lived through.
@@ -149,15 +162,16 @@ type verdict struct {
 func (u *user) finish() verdict {
 	u.t.Helper()
 	u.load.end()
+	u.sample.end()
 	byKey := map[int][]op{}
-	v := verdict{row: row{name: strings.TrimPrefix(u.t.Name(), "Test"), failed: map[string]int{}}, ops: append(u.ops, u.extra...)}
+	v := verdict{row: row{name: strings.TrimPrefix(u.t.Name(), "Test"), faults: u.faults}, ops: append(u.ops, u.extra...)}
 	v.calls = len(u.ops) // not those of load processes: a client that is cut off fails
 	for _, o := range u.ops {
 		if o.Start >= u.warm {
 			v.longest = max(v.longest, o.End-o.Start)
 		}
 		if !o.ok() {
-			v.failed[o.Fail]++
+			v.failed.count(o.Fail, o.Outcome)
 		}
 	}
 	for _, o := range v.ops {
@@ -165,6 +179,10 @@ func (u *user) finish() verdict {
 	}
 	u.keep(v.ops)
 	u.checkAll(byKey)
+	calls, undecided := u.sample.check(u)
+	v.calls += calls
+	remark(u.t, "registers and queues: %d calls, %d of unknown outcome, searched for a legal order object by object", calls, undecided)
+	v.violations = int(u.broken.Load())
 	for _, w := range u.windows {
 		for _, key := range w.Keys {
 			v.outages = append(v.outages, outage(byKey[key], w.From, w.To))
@@ -196,7 +214,7 @@ func (u *user) checkAll(byKey map[int][]op) {
 				if !final.ok() {
 					u.t.Errorf("reading counter %d at the end: %s", key, final.Fail)
 				} else if err := checkCounter(byKey[key], final.Value); err != nil {
-					u.t.Errorf("counter %d (%s-%d): %v", key, u.cfg.Prefix, key, err)
+					u.violation("counter %d (%s-%d): %v", key, u.cfg.Prefix, key, err)
 				}
 			}
 		})
@@ -217,7 +235,7 @@ func longestIn(ops []op, from, to time.Duration) (longest time.Duration) {
 // wantNoFailure is for planned work.
 func (v verdict) wantNoFailure(t *testing.T, limit time.Duration) {
 	t.Helper()
-	for kind, n := range v.failed {
+	for kind, n := range v.failed.kinds {
 		t.Errorf("%d calls failed: %s", n, kind)
 	}
 	if v.longest >= limit {
