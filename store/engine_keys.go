@@ -13,7 +13,8 @@ import (
 //	2 ‖ group                            which replica of the group lives here, or its tombstone
 //	3 ‖ group ‖ 1 ‖ record               Raft log: hard state, truncation point
 //	3 ‖ group ‖ 2 ‖ index                Raft log: entries
-//	4 ‖ group ‖ 1 ‖ record               shard state: applied index, fence, configuration
+//	4 ‖ group ‖ 1 ‖ record               shard state: applied index, fence, configuration, history's head
+//	4 ‖ group ‖ 1 ‖ 4 ‖ kind ‖ slot      shard state: history's rows
 //	4 ‖ group ‖ 2 ‖ generation ‖ key     shard state: data
 const (
 	spaceNode    byte = 1
@@ -43,6 +44,7 @@ const (
 	RecordApplied   GroupRecord = GroupRecord(spaceState)<<8 | 1
 	RecordFence     GroupRecord = GroupRecord(spaceState)<<8 | 2
 	RecordConf      GroupRecord = GroupRecord(spaceState)<<8 | 3
+	recordHistory   GroupRecord = GroupRecord(spaceState)<<8 | 4
 )
 
 // dataPrefixLen is the length of what goes before a shard's own keys.

@@ -113,6 +113,8 @@ func (j *appendJob) stage(batch *store.Batch) error {
 		if err := j.m.state.StageInstall(batch, j.m.log, j.install, m, md.GetTerm()); err != nil {
 			return err
 		}
+		head := snapshotHistory(s, fence).Head()
+		batch.ReplaceHistory(j.m.id, &head)
 	}
 	var hs *raftpb.HardState
 	if j.msg.Term != nil && j.msg.Commit != nil {

@@ -44,6 +44,7 @@ type DriverConfig struct {
 type Driver struct {
 	cfg   DriverConfig
 	start time.Duration // of the clock
+	born  int64         // the wall clock then, see GroupConfig.Born
 	inbox *inbox
 	disk  *appender
 
@@ -119,6 +120,8 @@ type member struct {
 	hint   *atomic.Pointer[Hint]
 
 	compacting   bool
+	installing   bool   // a snapshot is on its way to disk
+	saved        uint64 // index of the newest history that this process has stored
 	halted       bool
 	frozen       *FrozenState // made for Raft's newest snapshot, not yet sent
 	sends        []*SnapshotSource
@@ -147,7 +150,7 @@ func NewDriver(cfg DriverConfig) *Driver {
 	if cfg.Now == nil {
 		cfg.Now = clock
 	}
-	d := &Driver{cfg: cfg, start: cfg.Now(), inbox: newInbox(), groups: make(map[ring.GroupID]*member), batch: cfg.Engine.NewBatch()}
+	d := &Driver{cfg: cfg, start: cfg.Now(), born: time.Now().UnixMilli(), inbox: newInbox(), groups: make(map[ring.GroupID]*member), batch: cfg.Engine.NewBatch()}
 	d.disk = newAppender(cfg.Engine, d.inbox)
 	d.wm.engine = cfg.Engine
 	d.transfers.groups = make(map[ring.GroupID]*incoming)
@@ -296,6 +299,7 @@ func (d *Driver) appended(now time.Duration, j appendJob) {
 		return
 	}
 	if j.install != nil {
+		j.m.installing = false
 		d.transfers.whole.Add(-1)
 		d.stats.installed.Add(1)
 	}
@@ -397,7 +401,9 @@ func (m *member) act(o *Output) {
 		m.ping(&o.Pings[i])
 	}
 	for _, msg := range o.Append {
-		m.d.disk.add(appendJob{m: m, msg: msg, install: m.claim(msg)})
+		j := appendJob{m: m, msg: msg, install: m.claim(msg)}
+		m.installing = m.installing || j.install != nil
+		m.d.disk.add(j)
 	}
 	m.dropInstall()
 	m.dropFrozen()
@@ -610,7 +616,7 @@ func (d *Driver) compact(m *member) {
 	size := int(m.log.Bytes())
 	upTo, ok := m.g.LogKeep(first, size, d.cfg.LogBytes)
 	upTo = m.keepForSends(upTo, size)
-	if upTo = min(upTo, m.log.Mark().Commit); ok && upTo > first {
+	if upTo = min(upTo, m.log.Mark().Commit); ok && upTo > first && d.saveHistory(m, upTo) {
 		m.compacting = true
 		d.disk.add(appendJob{m: m, compactTo: upTo})
 	}

@@ -188,9 +188,14 @@ func (m *member) open(spec *GroupSpec) error {
 		m.d.cfg.Logger.Error("a replica has lost what it had written: it neither votes nor campaigns; wipe the data directory to come back as a new node",
 			"group", m.id.String(), "replica", m.self, "cause", m.log.Regression())
 	}
+	history, err := loadHistory(e, log, applied, fence)
+	if err != nil {
+		m.d.cfg.Logger.Warn("a replica's history begins anew: what it knew of earlier owners is of no use any more", "group", m.id.String(), "cause", err)
+	}
 	m.g, err = NewGroup(GroupConfig{Group: m.id, Holder: store.Holder{Replica: m.self, Node: m.d.cfg.Node, Boot: m.d.cfg.Boot},
 		Storage: m.log, Applied: applied, Fence: fence, Epoch: m.d.epoch, Timing: m.d.cfg.Timing, Limits: m.d.cfg.Limits,
 		Clock: m.d.cfg.Clock, Now: m.d.now(), Ticks: m.d.ticks, Fresh: fresh,
-		Abstain: m.log.Regressed(), Preferred: spec.Replicas[0].ID == m.self, Logger: RaftLogger(m.d.cfg.Logger.With("group", m.id.String()))})
+		Abstain: m.log.Regressed(), Preferred: spec.Replicas[0].ID == m.self, Logger: RaftLogger(m.d.cfg.Logger.With("group", m.id.String())),
+		History: history, Born: m.d.born})
 	return err
 }

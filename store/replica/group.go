@@ -82,6 +82,9 @@ type GroupConfig struct {
 	// group is new, or all its nodes start together, leaders are then where the ring wants them. With PreVote it disturbs no leader.
 	Preferred bool
 	Logger    raft.Logger // see RaftLogger
+	// History records what takes effect, nil for no record. It stands where Applied does, and belongs to the Group from then on.
+	History *store.History
+	Born    int64 // the wall clock when Now was 0, in milliseconds since 1970: for the history's times, which nothing depends on
 }
 
 // EventKind says what a Group tells its owner.
@@ -110,10 +113,12 @@ type ApplyTask struct {
 	Fence  store.Fence
 	Conf   *raftpb.ConfState // nil if unchanged
 	Writes []store.Write     // keys and values alias the entries: read only
-	opened store.Token       // our own acquire is among the entries
-	pos    uint64            // our own batches up to this one are among the entries; 0 if none
-	token  store.Token       // of pos
-	done   *raftpb.Message
+	// History is what is to be stored of the history, in the same batch; nil, as a rule, for nothing.
+	History *store.HistoryChange
+	opened  store.Token // our own acquire is among the entries
+	pos     uint64      // our own batches up to this one are among the entries; 0 if none
+	token   store.Token // of pos
+	done    *raftpb.Message
 }
 
 // Output is what a Group wants done. The order of the contract:
@@ -297,6 +302,9 @@ func (g *Group) Term() uint64 { return g.term }
 // Fence is the fence after all entries that were handed out to be applied.
 func (g *Group) Fence() store.Fence { return g.fence }
 
+// History records what takes effect here, nil if nothing does. It is ahead of storage by the ApplyTasks not yet done.
+func (g *Group) History() *store.History { return g.cfg.History }
+
 // Applied is the index that the stored state reflects.
 func (g *Group) Applied() uint64 { return g.applied }
 
@@ -342,6 +350,9 @@ func (g *Group) installed(s *raftpb.Snapshot) {
 	}
 	g.applied = s.GetMetadata().GetIndex()
 	g.conf = s.GetMetadata().GetConfState()
+	if g.cfg.History != nil {
+		g.cfg.History = snapshotHistory(s, fence)
+	}
 }
 
 // ApplyDone is called when a task's writes are stored.
@@ -429,12 +440,17 @@ func (g *Group) decide(m *raftpb.Message) *ApplyTask {
 			g.decideConf(t, e)
 		}
 		if g.failed != nil {
+			t.Index-- // what is not understood is not applied: a version that knows it begins there
 			break
 		}
 	}
 	t.Fence = g.fence
+	t.History = g.cfg.History.Take(t.Index, g.fence)
 	return t
 }
+
+// wall is the time of this node's wall clock, as far as a state machine may know it.
+func (g *Group) wall() int64 { return g.cfg.Born + g.now.Milliseconds() }
 
 func (g *Group) decideCommand(t *ApplyTask, e *raftpb.Entry) {
 	c := &g.cmd
@@ -443,6 +459,7 @@ func (g *Group) decideCommand(t *ApplyTask, e *raftpb.Entry) {
 		return
 	}
 	next, verdict := g.fence.Step(e.GetIndex(), e.GetTerm(), c)
+	g.cfg.History.Command(e.GetIndex(), e.GetTerm(), c, e.GetData(), verdict, g.wall())
 	mine := g.lead != nil && g.lead.token != 0 && c.Token == g.lead.token
 	if verdict != store.Accepted {
 		if mine && c.Kind == store.KindBatch {
@@ -502,6 +519,7 @@ func (g *Group) decideConf(t *ApplyTask, e *raftpb.Entry) {
 		}
 		g.fence.Epoch = max(g.fence.Epoch, epoch)
 	}
+	g.cfg.History.Conf(e.GetIndex(), e.GetTerm(), e.GetData(), epoch, g.wall())
 	g.conf = g.rn.ApplyConfChange(&cc)
 	t.Conf = g.conf
 	g.ask() // the lease now rests on these voters

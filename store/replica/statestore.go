@@ -92,6 +92,9 @@ func decodeConf(g ring.GroupID, v []byte, ok bool, err error) (*raftpb.ConfState
 // StageApply puts the effects of a task into b. Tasks are staged and committed in the order of the log, by one goroutine.
 func (s *StateStore) StageApply(b *store.Batch, t *ApplyTask) error {
 	b.ApplyWrites(s.g, t.Writes)
+	if t.History != nil {
+		b.SetHistory(s.g, t.History)
+	}
 	return s.stageMeta(b, StateMeta{Index: t.Index, Fence: t.Fence, Conf: t.Conf})
 }
 

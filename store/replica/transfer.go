@@ -53,7 +53,7 @@ func (m *member) snapshot() (*raftpb.Snapshot, error) {
 	}
 	m.dropFrozen()
 	m.frozen = f
-	return &raftpb.Snapshot{Data: SnapshotData(f.Fence, nil),
+	return &raftpb.Snapshot{Data: SnapshotData(f.Fence, m.historyPayload(f.Index)),
 		Metadata: &raftpb.SnapshotMetadata{Index: proto.Uint64(f.Index), Term: proto.Uint64(term), ConfState: f.Conf}}, nil
 }
 
