@@ -12,49 +12,130 @@ import (
 	"github.com/ringfence/ringfence/actor"
 )
 
-// recorder takes the latencies of some of the callers, so that they do not all wait for one lock.
+// recorder takes the operations of some of the callers, so that they do not all wait for one lock.
 type recorder struct {
 	mu     sync.Mutex
 	hist   *hdrhistogram.Histogram // microseconds
 	max    Micros
+	ended  int64 // successes that ended within the window
 	errors map[string]int64
+	line   []bucket
+}
+
+// bucket is a part of the time line.
+type bucket struct {
+	ok, failed int64
+	hist       *hdrhistogram.Histogram // to one digit; nil: nothing yet
+	max        Micros
 }
 
 // Latencies are kept to three digits, from a microsecond to a minute; what took longer is recorded as a minute, its true
 // length as the maximum.
 const longest = int64(time.Minute / time.Microsecond)
 
-func (r *recorder) init() {
-	r.hist, r.errors = hdrhistogram.New(1, longest, 3), map[string]int64{}
+const (
+	bucketWidth = 100 * time.Millisecond
+	maxBuckets  = 36_000 // an hour; what comes later is not on the time line
+)
+
+func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, longest, 3) }
+
+func (r *recorder) init() { r.hist, r.errors = newHistogram(), map[string]int64{} }
+
+// sample is one operation; its times are relative to the beginning of the window, and negative before that.
+type sample struct {
+	due, ended time.Duration // due: when it was begun, or in an open loop when it should have been
+	err        error
 }
 
-func (r *recorder) add(took time.Duration, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if err != nil {
-		r.errors[kind(err)]++
+// add takes a sample of a window of the given length. Latencies and errors are those of operations that were due within the window,
+// however late they ended; the rate and the time line are of what ended within it.
+func (r *recorder) add(s sample, window time.Duration) {
+	due, ended := s.due >= 0 && s.due < window, s.ended >= 0 && s.ended < window
+	if !due && !ended {
 		return
 	}
-	us := max(1, took.Microseconds())
-	r.max = max(r.max, Micros(us))
-	// RecordValue refuses only what is out of range, which min and max rule out.
-	_ = r.hist.RecordValue(min(us, longest))
+	us := max(1, (s.ended - s.due).Microseconds())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if ended {
+		r.mark(s, us)
+	}
+	switch {
+	case s.err == nil && ended:
+		r.ended++
+	case s.err != nil && due:
+		r.errors[kind(s.err)]++
+	}
+	if s.err == nil && due {
+		r.max = max(r.max, Micros(us))
+		// RecordValue refuses only what is out of range, which min and max rule out.
+		_ = r.hist.RecordValue(min(us, longest))
+	}
 }
 
-func (r *recorder) quantile(q float64) Micros { return Micros(r.hist.ValueAtQuantile(q)) }
+// mark puts a sample on the time line.
+func (r *recorder) mark(s sample, us int64) {
+	i := int(s.ended / bucketWidth)
+	if i >= maxBuckets {
+		return
+	}
+	for len(r.line) <= i {
+		r.line = append(r.line, bucket{})
+	}
+	b := &r.line[i]
+	if s.err != nil {
+		b.failed++
+		return
+	}
+	b.ok++
+	b.max = max(b.max, Micros(us))
+	if b.hist == nil {
+		b.hist = hdrhistogram.New(1, longest, 1)
+	}
+	_ = b.hist.RecordValue(min(us, longest))
+}
+
+// missed counts operations that were due and never begun.
+func (r *recorder) missed(n int64, err string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.errors[err] += n
+}
+
+func (r *recorder) merge(o *recorder) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	r.hist.Merge(o.hist)
+	r.max = max(r.max, o.max)
+	r.ended += o.ended
+	for k, n := range o.errors {
+		r.errors[k] += n
+	}
+	for i, b := range o.line {
+		if len(r.line) <= i {
+			r.line = append(r.line, bucket{})
+		}
+		r.line[i].merge(b)
+	}
+}
+
+func (b *bucket) merge(o bucket) {
+	b.ok, b.failed, b.max = b.ok+o.ok, b.failed+o.failed, max(b.max, o.max)
+	switch {
+	case o.hist == nil:
+	case b.hist == nil:
+		b.hist = hdrhistogram.Import(o.hist.Export())
+	default:
+		b.hist.Merge(o.hist)
+	}
+}
 
 func mergeRecorders(all []recorder) *recorder {
 	var sum recorder
 	sum.init()
 	for i := range all {
-		r := &all[i]
-		r.mu.Lock()
-		sum.hist.Merge(r.hist)
-		sum.max = max(sum.max, r.max)
-		for k, n := range r.errors {
-			sum.errors[k] += n
-		}
-		r.mu.Unlock()
+		sum.merge(&all[i])
 	}
 	return &sum
 }

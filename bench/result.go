@@ -3,11 +3,10 @@ package bench
 import (
 	"encoding/json"
 	"fmt"
-	"io"
-	"maps"
-	"slices"
-	"text/tabwriter"
+	"strings"
 	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
 // Seconds is a duration that reads as a number of seconds in JSON.
@@ -38,79 +37,134 @@ func (m Micros) String() string {
 	return fmt.Sprintf("%dµs", int64(m))
 }
 
-// Result is one measurement with what it was made on.
+// Result is one run of one workload on one system, with what it was made on. All of it is in the JSON.
 type Result struct {
-	Version    string `json:"version"`
-	Go         string `json:"go"`
-	CPUs       int    `json:"cpus"`
-	GOMAXPROCS int    `json:"gomaxprocs"`
-	// Nodes is how many local processes were started for the run, on the same processors as the callers; 0 for a cluster
-	// that ran already.
-	Nodes int   `json:"nodes_started"`
-	Conns int   `json:"connections"` // to each node
-	Fsync Fsync `json:"fsync"`
+	System   string `json:"system"`
+	Workload string `json:"workload"`
+	Mode     string `json:"mode,omitempty"`
+	Run      int    `json:"run"` // from 1
+	Machine
+	// Nodes is how many local processes were started for the run, on the same processors as the callers; 0 for a system that
+	// ran already.
+	Nodes int `json:"nodes_started"`
+	Conns int `json:"connections"` // to each node
 
-	Mode     Mode    `json:"mode"`
 	Callers  int     `json:"callers"`
-	Objects  int     `json:"objects"`
+	Objects  int     `json:"objects"` // 0: a new one for each operation
+	Pinned   bool    `json:"pinned,omitempty"`
+	Reads    float64 `json:"reads"` // share of the operations
 	Payload  int     `json:"payload_bytes"`
+	Rate     float64 `json:"rate_per_s"` // asked for; 0: closed loop
 	Warmup   Seconds `json:"warmup_s"`
-	Duration Seconds `json:"duration_s"` // as it was, not as it was asked for
+	Duration Seconds `json:"duration_s"` // of the window, as it was
 	Timeout  Seconds `json:"timeout_s"`
 
-	Ops          int64            `json:"ops"` // calls that succeeded, begun and ended within the measured time
+	Ops          int64            `json:"ops"` // that succeeded and ended within the window
 	OpsPerSecond float64          `json:"ops_per_s"`
-	P50          Micros           `json:"p50_us"`
+	P50          Micros           `json:"p50_us"` // these of the operations that were due in the window, failed ones apart
 	P90          Micros           `json:"p90_us"`
 	P99          Micros           `json:"p99_us"`
 	P999         Micros           `json:"p999_us"`
 	Max          Micros           `json:"max_us"`
-	Errors       map[string]int64 `json:"errors"` // by kind, within the measured time
+	CPUPerOp     float64          `json:"cpu_us_per_op"` // processor time of all processes, nodes and callers; 0: not known
+	Errors       map[string]int64 `json:"errors"`        // by kind, of the operations that were due in the window
+	Figures      []Figure         `json:"figures,omitempty"`
 	Check        *Check           `json:"check,omitempty"`
+	Series       *Series          `json:"series,omitempty"`
+	// Latencies is the whole distribution in microseconds, as HdrHistogram's V2 compressed format, base64.
+	Latencies string `json:"latencies_hdr,omitempty"`
 }
 
-// Check compares what was acknowledged with what the counters hold after the run, warm-up included.
+// Figure is what a workload measures beside rate and latencies.
+type Figure struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit,omitempty"` // ms, B, /s, %; empty for a number
+}
+
+// Check is whether a system holds what its callers were told.
 type Check struct {
-	Acknowledged int64 `json:"acknowledged"`
-	MayHaveRun   int64 `json:"may_have_run"` // failed increments whose outcome is unknown
-	Counted      int64 `json:"counted"`      // the sum of all counters
+	OK           bool     `json:"ok"`
+	What         string   `json:"what"`         // what holds if OK
+	Acknowledged int64    `json:"acknowledged"` // writes
+	MayHaveRun   int64    `json:"may_have_run"` // failed writes whose outcome is unknown
+	Counted      int64    `json:"counted"`      // what was found
+	Wrong        []string `json:"wrong,omitempty"`
 }
 
-// OK reports whether every acknowledged increment, and nothing that did not run, is in the counters.
-func (c Check) OK() bool {
-	return c.Counted >= c.Acknowledged && c.Counted <= c.Acknowledged+c.MayHaveRun
+// wrongs is how many of the things that are wrong a Check names.
+const wrongs = 5
+
+// Fail notes something that is wrong. The first few are kept.
+func (c *Check) Fail(format string, args ...any) {
+	c.OK = false
+	if len(c.Wrong) < wrongs {
+		c.Wrong = append(c.Wrong, fmt.Sprintf(format, args...))
+	}
 }
 
-// WriteTable prints the results for a reader: what it was measured on, then one line for each run.
-func WriteTable(w io.Writer, results []*Result) error {
-	if len(results) == 0 {
-		return nil
+func (c *Check) String() string {
+	numbers := fmt.Sprintf("%d acknowledged, %d may have run, %d counted", c.Acknowledged, c.MayHaveRun, c.Counted)
+	if c.OK {
+		return c.What + ": " + numbers
 	}
-	r := results[0]
-	where := "a cluster that ran already"
-	if r.Nodes > 0 {
-		where = fmt.Sprintf("%d nodes started on this host", r.Nodes)
+	return "NOT TRUE: " + c.What + ": " + numbers + "; " + strings.Join(c.Wrong, "; ")
+}
+
+// Series is the course of a window in steps of equal length.
+type Series struct {
+	Step   Seconds  `json:"step_s"`
+	OK     []int64  `json:"ok"`     // operations that succeeded, by when they ended
+	Failed []int64  `json:"failed"` // likewise
+	P99    []Micros `json:"p99_us"` // latency, to one digit; 0: none succeeded
+	Max    []Micros `json:"max_us"`
+	Events []Event  `json:"events,omitempty"`
+}
+
+// result is what the recorders hold.
+func (d *driver) result() *Result {
+	total, window, l := mergeRecorders(d.recorders), time.Duration(d.end.Load()), d.load
+	res := &Result{
+		Callers: l.Callers, Objects: l.Objects, Pinned: l.Pinned, Reads: l.Reads, Payload: l.Payload, Rate: l.Rate,
+		Warmup: Seconds(l.Warmup), Duration: Seconds(window), Timeout: Seconds(l.Timeout),
+		Ops: total.ended, OpsPerSecond: float64(total.ended) / window.Seconds(), Errors: total.errors,
+		P50: total.quantile(50), P90: total.quantile(90), P99: total.quantile(99), P999: total.quantile(99.9), Max: total.max,
+		Series: total.series(window),
 	}
-	fmt.Fprintf(w, "ringfence %s, %s, %d CPUs, GOMAXPROCS %d, fsync %v (%s)\n", r.Version, r.Go, r.CPUs, r.GOMAXPROCS, r.Fsync.Median, r.Fsync.Dir)
-	fmt.Fprintf(w, "counter %s: %d callers, %d objects, warm-up %v, %s\n\n", r.Mode, r.Callers, r.Objects, time.Duration(r.Warmup), where)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "run\tseconds\tops\tops/s\tp50\tp90\tp99\tp99.9\tmax\terrors\t")
-	for i, r := range results {
-		fmt.Fprintf(t, "%d\t%.1f\t%d\t%.0f\t%v\t%v\t%v\t%v\t%v\t%d\t\n", i+1, time.Duration(r.Duration).Seconds(), r.Ops, r.OpsPerSecond,
-			r.P50, r.P90, r.P99, r.P999, r.Max, r.errorCount())
+	if l.Fresh {
+		res.Objects = 0
 	}
-	if err := t.Flush(); err != nil {
-		return err
+	res.Series.Events = d.stage.all()
+	if b, err := total.hist.Encode(hdrhistogram.V2CompressedEncodingCookieBase); err == nil { // it writes to memory
+		res.Latencies = string(b)
 	}
-	for i, r := range results {
-		for _, k := range slices.Sorted(maps.Keys(r.Errors)) {
-			fmt.Fprintf(w, "run %d: %d errors: %s\n", i+1, r.Errors[k], k)
+	return res
+}
+
+func (r *recorder) quantile(q float64) Micros { return min(r.max, Micros(r.hist.ValueAtQuantile(q))) }
+
+func (r *recorder) series(window time.Duration) *Series {
+	n := min(maxBuckets, int((window+bucketWidth-1)/bucketWidth))
+	s := &Series{Step: Seconds(bucketWidth), OK: make([]int64, n), Failed: make([]int64, n), P99: make([]Micros, n), Max: make([]Micros, n)}
+	for i, b := range r.line[:min(n, len(r.line))] {
+		s.OK[i], s.Failed[i], s.Max[i] = b.ok, b.failed, b.max
+		if b.hist != nil {
+			s.P99[i] = min(b.max, Micros(b.hist.ValueAtQuantile(99)))
 		}
-		if c := r.Check; c != nil {
-			fmt.Fprintf(w, "run %d: %s\n", i+1, c)
-		}
 	}
-	return nil
+	return s
+}
+
+// histogram is the result's whole distribution, nil if it has none.
+func (r *Result) histogram() (*hdrhistogram.Histogram, error) {
+	if r.Latencies == "" {
+		return nil, nil
+	}
+	h, err := hdrhistogram.Decode([]byte(r.Latencies))
+	if err != nil {
+		return nil, fmt.Errorf("workload %s, run %d: latencies_hdr is no histogram: %w", r.Workload, r.Run, err)
+	}
+	return h, nil
 }
 
 func (r *Result) errorCount() (n int64) {
@@ -118,12 +172,4 @@ func (r *Result) errorCount() (n int64) {
 		n += k
 	}
 	return n
-}
-
-func (c Check) String() string {
-	verdict := "the counters add up"
-	if !c.OK() {
-		verdict = "THE COUNTERS DO NOT ADD UP"
-	}
-	return fmt.Sprintf("%s: %d acknowledged, %d may have run, %d counted", verdict, c.Acknowledged, c.MayHaveRun, c.Counted)
 }

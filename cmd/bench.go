@@ -22,7 +22,7 @@ func (a *app) benchCommand() *cobra.Command {
 // benchFlags are those of `bench counter` beside the workload's own.
 type benchFlags struct {
 	clientFlags
-	cfg    bench.Config
+	load   bench.Load
 	mode   string
 	start  int
 	conns  int
@@ -44,12 +44,12 @@ counters do not add up to what was acknowledged.`,
 	}
 	f.add(c)
 	fl := c.Flags()
-	fl.IntVar(&f.cfg.Callers, "callers", 256, "closed-loop callers")
-	fl.IntVar(&f.cfg.Objects, "objects", 1000, "objects that they choose from, at random")
-	fl.DurationVar(&f.cfg.Duration, "duration", 10*time.Second, "measured time")
-	fl.DurationVar(&f.cfg.Warmup, "warmup", 2*time.Second, "time before it that does not count")
+	fl.IntVar(&f.load.Callers, "callers", 256, "closed-loop callers")
+	fl.IntVar(&f.load.Objects, "objects", 1000, "objects that they choose from, at random")
+	fl.DurationVar(&f.load.Window, "duration", 10*time.Second, "measured time")
+	fl.DurationVar(&f.load.Warmup, "warmup", 2*time.Second, "time before it that does not count")
 	fl.StringVar(&f.mode, "mode", string(bench.Increment), "increment (a durable write), get (a read) or echo (no storage)")
-	fl.IntVar(&f.cfg.Payload, "payload", 64, "bytes of an echo")
+	fl.IntVar(&f.load.Payload, "payload", 64, "bytes of an echo")
 	fl.IntVar(&f.conns, "conns", 1, "connections to each node")
 	fl.IntVar(&f.start, "start", 0, "start a cluster of this many local processes for the run")
 	fl.IntVar(&f.runs, "runs", 1, "how often to measure")
@@ -62,8 +62,8 @@ func (f *benchFlags) check(c *cobra.Command) error {
 	switch {
 	case f.runs < 1:
 		return usagef(c, "--runs %d: want at least 1", f.runs)
-	case f.cfg.Callers < 1 || f.cfg.Objects < 1 || f.cfg.Duration <= 0:
-		return usagef(c, "--callers %d, --objects %d, --duration %v: want all above 0", f.cfg.Callers, f.cfg.Objects, f.cfg.Duration)
+	case f.load.Callers < 1 || f.load.Objects < 1 || f.load.Window <= 0:
+		return usagef(c, "--callers %d, --objects %d, --duration %v: want all above 0", f.load.Callers, f.load.Objects, f.load.Window)
 	case f.conns < 1 || f.conns > 64:
 		return usagef(c, "--conns %d: want 1 to 64", f.conns)
 	case f.start > 0 && c.Flags().Changed("server"):
@@ -73,8 +73,13 @@ func (f *benchFlags) check(c *cobra.Command) error {
 			return err
 		}
 	}
-	f.cfg.Mode, f.cfg.Timeout = bench.Mode(f.mode), f.timeout
-	if err := f.cfg.Check(); err != nil {
+	switch bench.Mode(f.mode) {
+	case bench.Increment, bench.Get, bench.Echo:
+	default:
+		return usagef(c, "mode %q: want increment, get or echo", f.mode)
+	}
+	f.load.Timeout = f.timeout
+	if err := f.load.Check(); err != nil {
 		return usagef(c, "%v", err)
 	}
 	return f.clientFlags.check(c)
@@ -84,7 +89,7 @@ func (a *app) runBench(c *cobra.Command, f *benchFlags) (err error) {
 	if err := f.check(c); err != nil {
 		return err
 	}
-	ctx := c.Context()
+	ctx, dir := c.Context(), ""
 	if f.start > 0 {
 		l, err := startLocal(localOptions{nodes: f.start, level: a.level, log: a.err})
 		if err != nil {
@@ -94,9 +99,9 @@ func (a *app) runBench(c *cobra.Command, f *benchFlags) (err error) {
 		if _, err := l.waitServing(ctx); err != nil {
 			return err
 		}
-		f.servers, f.cfg.Dir = l.servers(), l.dir
+		f.servers, dir = l.servers(), l.dir
 	}
-	results, err := a.measure(ctx, f)
+	results, err := a.measure(ctx, f, dir)
 	if err != nil {
 		return err
 	}
@@ -105,15 +110,10 @@ func (a *app) runBench(c *cobra.Command, f *benchFlags) (err error) {
 	} else {
 		err = bench.WriteTable(a.out, results)
 	}
-	for i, r := range results {
-		if r.Check != nil && !r.Check.OK() {
-			err = errors.Join(err, fmt.Errorf("run %d: %v", i+1, r.Check))
-		}
-	}
-	return err
+	return errors.Join(err, bench.Wrong(results))
 }
 
-func (a *app) measure(ctx context.Context, f *benchFlags) ([]*bench.Result, error) {
+func (a *app) measure(ctx context.Context, f *benchFlags, dir string) ([]*bench.Result, error) {
 	dialCtx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	cl, err := dialServers(dialCtx, f.servers, client.Options{Timeout: f.timeout, ConnsPerNode: f.conns})
@@ -121,20 +121,19 @@ func (a *app) measure(ctx context.Context, f *benchFlags) ([]*bench.Result, erro
 		return nil, err
 	}
 	defer cl.Close()
+	m, err := bench.ThisMachine(dir)
+	if err != nil {
+		return nil, err
+	}
+	s := bench.Spec{System: "ringfence", Workload: "counter", Mode: f.mode, Nodes: f.start, Conns: f.conns, Load: f.load,
+		Open: func(ctx context.Context) (bench.Target, error) {
+			return bench.NewCounters(ctx, cl, "Counter", bench.Mode(f.mode), f.load)
+		}}
 	if st, err := os.Stderr.Stat(); err == nil && st.Mode()&os.ModeCharDevice != 0 && a.err == os.Stderr {
-		f.cfg.OnProgress = a.progress
+		s.Hooks.OnProgress = a.progress
 		defer fmt.Fprint(a.err, "\r\x1b[K")
 	}
-	var results []*bench.Result
-	for range f.runs {
-		r, err := bench.Run(ctx, cl, f.cfg)
-		if err != nil {
-			return nil, err
-		}
-		r.Nodes, r.Conns = f.start, f.conns
-		results = append(results, r)
-	}
-	return results, nil
+	return bench.Measure(ctx, m, s, f.runs)
 }
 
 // progress overwrites one line of the terminal.

@@ -276,7 +276,7 @@ func TestBenchCounter(t *testing.T) {
 	args := []string{"bench", "counter", "--callers", "16", "--objects", "50", "--duration", "500ms", "--warmup", "100ms", "--json"}
 	for _, mode := range []string{"increment", "get", "echo"} {
 		runProgram(t, append(args, "--server", c.server(), "--mode", mode)...).result(t, &results)
-		if r := results[0]; r.Ops == 0 || r.Nodes != 0 || mode == "increment" && (r.Check == nil || !r.Check.OK()) {
+		if r := results[0]; r.Ops == 0 || r.Nodes != 0 || mode == "increment" && (r.Check == nil || !r.Check.OK) {
 			t.Errorf("mode %s: %+v", mode, r)
 		}
 	}
