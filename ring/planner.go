@@ -12,6 +12,8 @@ type PlanConfig struct {
 	PerNode int           // replicas being filled per node; default 4
 	Damp    time.Duration // between two moves of a shard's preferred owner, but for those to a node that has joined; default 30 s, doubling up to 16 times that while it goes on
 	Adopt   time.Duration // another than the preferred node has led for so long before the ring follows; default 3 s; at once if the preferred is not alive
+	// Place is where replicas belong. Default [Place]; another one must be the same function, perhaps with a memory.
+	Place func(members []NodeID, shards, replicas int) ([][]NodeID, error)
 }
 
 // Planner finds the next safe ring. It is a machine: no goroutines, locks or clocks, and the same calls give the same rings. What it
@@ -55,6 +57,9 @@ func NewPlanner(cfg PlanConfig) *Planner {
 	if cfg.Adopt == 0 {
 		cfg.Adopt = 3 * time.Second
 	}
+	if cfg.Place == nil {
+		cfg.Place = Place
+	}
 	return &Planner{cfg: cfg, memo: map[string][][]NodeID{}, moved: map[GroupID]movedAt{}, led: map[GroupID]ledSince{}, seen: map[GroupID]seenSince{}}
 }
 
@@ -71,7 +76,7 @@ func (p *Planner) Wanted(r *Ring, f *Facts) ([][]NodeID, error) {
 	shards, ok := p.memo[key]
 	if !ok {
 		var err error
-		if shards, err = Place(stay, len(r.shards), r.replicas); err != nil {
+		if shards, err = p.cfg.Place(stay, len(r.shards), r.replicas); err != nil {
 			return nil, err
 		}
 		if len(p.memo) > 16 {

@@ -25,7 +25,7 @@ func (k opKind) writes() bool { return k == opIncrement || k == opBlind }
 type request struct {
 	op      uint64
 	kind    opKind
-	shard   int
+	group   int           // of the shard
 	object  int           // within the shard
 	wait    time.Duration // the event waits this long in the middle
 	answer  func(answer)
@@ -44,7 +44,7 @@ type answer struct {
 type client struct {
 	w       *world
 	id      int
-	shard   int // -1: any
+	group   int // of the shard that it calls; 0: any
 	guess   []int
 	op      int // index into w.ops of the call under way, -1 if none
 	tries   int
@@ -53,8 +53,8 @@ type client struct {
 	inFlight bool // sent, not answered
 }
 
-func newClient(w *world, id, shard int) *client {
-	c := &client{w: w, id: id, shard: shard, op: -1, guess: make([]int, len(w.models))}
+func newClient(w *world, id, group int) *client {
+	c := &client{w: w, id: id, group: group, op: -1, guess: make([]int, len(w.models))}
 	for i := range c.guess {
 		c.guess[i] = w.pick(len(w.nodes))
 	}
@@ -63,7 +63,11 @@ func newClient(w *world, id, shard int) *client {
 }
 
 func (c *client) think() {
-	c.w.after(time.Duration(c.w.rng.ExpFloat64()*float64(c.w.cfg.Profile.Think)), c.call)
+	think := c.w.cfg.Profile.Think
+	if c.group > 0 { // it only asks whether a shard serves
+		think *= 5
+	}
+	c.w.after(time.Duration(c.w.rng.ExpFloat64()*float64(think)), c.call)
 }
 
 func (c *client) call() {
@@ -71,15 +75,15 @@ func (c *client) call() {
 	if w.now >= w.stop {
 		return
 	}
-	shard := c.shard
-	if shard < 0 {
-		shard = w.pick(len(w.models))
+	group := c.group
+	if group == 0 {
+		group = w.aShard()
 	}
-	r := request{op: uint64(len(w.ops)) + 1, kind: w.drawKind(), shard: shard, object: w.pick(objects)}
+	r := request{op: uint64(len(w.ops)) + 1, kind: w.drawKind(), group: group, object: w.pick(objects)}
 	if r.kind == opStale {
 		r.object = objects
 	}
-	if c.shard >= 0 {
+	if c.group > 0 {
 		r.object = w.pick(objects)
 		r.kind = []opKind{opRead, opIncrement}[w.pick(2)]
 	} else if w.chance(w.cfg.Profile.LongEvents) {
@@ -87,15 +91,28 @@ func (c *client) call() {
 		r.wait = time.Duration(w.rng.ExpFloat64() * float64(timing.Election()))
 	}
 	c.op, c.tries = len(w.ops), 0
-	w.ops = append(w.ops, Op{ID: r.op, Object: min(shard*objects+r.object, shards*objects-1), Write: r.kind.writes(), Echo: r.kind == opEcho || r.kind == opStale, Call: w.now})
+	w.ops = append(w.ops, Op{ID: r.op, Object: objectOf(group, min(r.object, objects-1)), Write: r.kind.writes(), Echo: r.kind == opEcho || r.kind == opStale, Call: w.now})
 	w.kinds = append(w.kinds, r.kind)
 	op := c.op
 	r.answer = func(a answer) { c.answered(op, a) }
 	c.request = r
-	w.trace("call", r.op, uint64(r.kind), uint64(shard*objects+r.object))
+	w.trace("call", r.op, uint64(r.kind), uint64(objectOf(group, r.object)))
 	w.after(w.cfg.Profile.Timeout, func() { c.timeout(op) })
 	c.send()
 }
+
+// objectOf numbers the objects of all shards.
+func objectOf(group, object int) int { return (group-1)*objects + object }
+
+// aShard draws a shard's group; most calls go to few shards, so that they meet.
+func (w *world) aShard() int {
+	if w.chance(0.8) {
+		return 1 + w.pick(min(hotShards, w.groups-1))
+	}
+	return 1 + w.pick(w.groups-1)
+}
+
+const hotShards = 4
 
 func (w *world) drawKind() opKind {
 	if w.chance(w.cfg.Profile.Reads) {
@@ -122,7 +139,7 @@ func (w *world) callDelay() time.Duration { return w.between(100*time.Microsecon
 func (c *client) send() {
 	w := c.w
 	r := c.request
-	to := c.guess[r.shard]
+	to := c.guess[r.group]
 	if w.faulty(wrongHint) && w.chance(w.cfg.Profile.Wander) {
 		w.count(wrongHint)
 		to = w.pick(len(w.nodes))
@@ -141,7 +158,7 @@ func (c *client) send() {
 	w.after(w.callDelay(), func() {
 		n := w.nodes[to]
 		if !n.up {
-			if w.chance(0.8) { // connection refused; otherwise nobody answers at all
+			if n.name == 0 || w.now >= w.calm || w.chance(0.8) { // connection refused; otherwise nobody answers at all
 				r.answer(answer{outcome: DidNotRun, hint: -1})
 			}
 			return
@@ -190,11 +207,11 @@ func (c *client) retry(hint int) {
 	switch {
 	case w.faulty(wrongHint) && w.chance(0.3):
 		w.count(wrongHint)
-		c.guess[c.request.shard] = w.pick(len(w.nodes))
+		c.guess[c.request.group] = w.pick(len(w.nodes))
 	case hint >= 0:
-		c.guess[c.request.shard] = hint
+		c.guess[c.request.group] = hint
 	default:
-		c.guess[c.request.shard] = w.pick(len(w.nodes))
+		c.guess[c.request.group] = w.pick(len(w.nodes))
 	}
 	op := c.op
 	w.after(w.between(time.Millisecond, min(time.Duration(c.tries)*10*time.Millisecond, 100*time.Millisecond)), func() {
@@ -214,7 +231,7 @@ func (c *client) timeout(op int) {
 		c.w.ops[op].Outcome = DidNotRun
 	}
 	c.w.trace("timed out", c.w.ops[op].ID, 0, 0)
-	c.guess[c.request.shard] = c.w.pick(len(c.w.nodes))
+	c.guess[c.request.group] = c.w.pick(len(c.w.nodes))
 	c.op = -1
 	c.think()
 }

@@ -24,11 +24,31 @@ type disk struct {
 	cur  []*image // with all operations written
 	tail []diskOp // between the two
 	done uint64   // operations synced ever
+
+	inLog, inFile uint64  // number of the newest watermark, in the log and in its file
+	lost          bool    // the log was once found behind the file
+	before        []saved // what was synced at the newest watermarks, in their order
+
+	lived []bool // by group: the replica was there when the process started
 }
+
+func newDisk(groups int) *disk {
+	return &disk{base: make([]*image, groups), cur: make([]*image, groups), lived: make([]bool, groups)}
+}
+
+// opened notes what a starting process finds.
+func (d *disk) opened() {
+	for g, m := range d.cur {
+		d.lived[g] = m != nil
+	}
+}
+
+// old reports whether the replica was there before this process.
+func (d *disk) old(group int) bool { return d.lived[group] }
 
 // diskOp is one atomic write. Exactly one of msg, task and truncate is set.
 type diskOp struct {
-	shard    int
+	group    int
 	rid      uint64          // the replica it belongs to; if another has taken its place, it is void
 	msg      *raftpb.Message // Raft's MsgStorageAppend
 	task     *replica.ApplyTask
@@ -38,8 +58,8 @@ type diskOp struct {
 }
 
 func (d *disk) write(op diskOp) (pos uint64) {
-	d.cur[op.shard].do(&op)
-	op.rid = d.cur[op.shard].rid
+	d.cur[op.group].do(&op)
+	op.rid = d.cur[op.group].rid
 	d.tail = append(d.tail, op)
 	return d.done + uint64(len(d.tail))
 }
@@ -53,7 +73,7 @@ func (d *disk) sync(pos uint64) {
 	}
 	n := int(pos - d.done)
 	for i := range d.tail[:n] {
-		if m := d.base[d.tail[i].shard]; m != nil && m.rid == d.tail[i].rid {
+		if m := d.base[d.tail[i].group]; m != nil && m.rid == d.tail[i].rid {
 			m.do(&d.tail[i])
 		}
 	}
@@ -76,17 +96,31 @@ func (d *disk) crash(rng *rand.Rand) (lost int) {
 	return lost
 }
 
+// copied is a copy of the directory, as a crash would leave it.
+func (d *disk) copied() *disk {
+	c := newDisk(len(d.cur))
+	c.inLog, c.inFile, c.lost = d.inLog, d.inFile, d.lost
+	for g, m := range d.base {
+		if m != nil {
+			c.base[g], c.cur[g] = m.clone(), m.clone()
+		}
+	}
+	return c
+}
+
 // place puts a replica on the disk, or with nil takes it away, durably.
-func (d *disk) place(shard int, m *image) {
-	d.cur[shard], d.base[shard] = m, nil
+func (d *disk) place(group int, m *image) {
+	d.cur[group], d.base[group] = m, nil
+	d.lived[group] = false
 	if m != nil {
-		d.base[shard] = m.clone()
+		d.base[group] = m.clone()
 	}
 }
 
 // image is one replica as its store has it: log, hard state and state. It is the raft.Storage of the group.
 type image struct {
-	rid uint64 // the replica's ID
+	rid       uint64 // the replica's ID
+	regressed bool   // found behind its own watermark: it may have forgotten entries and votes, and neither votes nor campaigns
 
 	term, vote, commit uint64
 	trunc, truncTerm   uint64 // the log begins behind this entry

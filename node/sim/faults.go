@@ -2,9 +2,11 @@ package sim
 
 import (
 	"math/bits"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/ringfence/ringfence/ring"
 	"github.com/ringfence/ringfence/store/replica"
 )
 
@@ -39,18 +41,22 @@ const (
 	clockRate
 	quickRestart
 	lateCall
-	moveReplica
+	joinNode
+	leaveNode
+	lostTail
+	cloneDisk
 	classes
 )
 
 var classNames = [classes]string{"message lost", "message doubled", "message late", "messages reordered", "cut: one node", "cut: halves",
 	"cut: one way", "cut: bridge", "cut: ring", "cut: one link", "cut: answers come late", "pause", "crash and restart", "power loss of all", "power loss after a reply",
-	"disk wiped", "slow disk", "fsync error", "slow apply", "raw transfer", "hand-over", "late proposal", "stray proposal", "wrong ring", "clocks at other rates", "quick restart", "late call to campaign", "replica moved"}
+	"disk wiped", "slow disk", "fsync error", "slow apply", "raw transfer", "hand-over", "late proposal", "stray proposal", "wrong ring", "clocks at other rates", "quick restart", "late call to campaign",
+	"a node joins", "a node leaves", "end of a log lost", "directory copied"}
 
 func (c Class) String() string { return classNames[c] }
 
 // Classes is a set of them.
-type Classes uint32
+type Classes uint64
 
 const allClasses = Classes(1)<<classes - 1
 
@@ -79,12 +85,12 @@ func (s Classes) String() string {
 
 // Discrete faults happen at a moment; the rest of the classes colour what goes on anyway.
 var discrete = set(cutOne, cutHalves, cutOneWay, cutBridge, cutRing, cutLink, cutEcho, pause, crash, powerLoss, powerAfterReply, wipe, syncError,
-	slowDisk, rawTransfer, handOver, quickRestart, lateCall, moveReplica)
+	slowDisk, rawTransfer, handOver, quickRestart, lateCall, joinNode, leaveNode, lostTail, cloneDisk)
 
 // drawClasses switches each class on with an even chance, at least three of them, one of them discrete.
 func (s *scheduler) drawClasses() Classes {
 	for {
-		if on := Classes(s.rng.Uint32()) & allClasses; bits.OnesCount32(uint32(on)) >= 3 && on&discrete != 0 {
+		if on := Classes(s.rng.Uint64()) & allClasses; bits.OnesCount64(uint64(on)) >= 3 && on&discrete != 0 {
 			return on
 		}
 	}
@@ -119,7 +125,7 @@ func (w *world) nextFault() {
 // strike lets one discrete fault happen.
 func (w *world) strike(c Class) {
 	election := timing.Election()
-	n := w.nodes[w.aLeader(w.pick(len(w.nodes)))]
+	n := w.nodes[w.aLeader(w.aNode())]
 	switch c {
 	case cutOne, cutHalves, cutOneWay, cutBridge, cutRing, cutLink:
 		w.net.heal()
@@ -147,8 +153,14 @@ func (w *world) strike(c Class) {
 		w.restartPromiser()
 	case lateCall:
 		w.callLate()
-	case moveReplica:
-		w.beginMove()
+	case joinNode:
+		w.joinNode()
+	case leaveNode:
+		w.leaveNode()
+	case lostTail:
+		w.loseTail(n)
+	case cloneDisk:
+		w.cloneDisk(n)
 	case crash:
 		if n.up {
 			n.crashIn = 1 + w.pick(40) // between two effects
@@ -190,12 +202,108 @@ func (w *world) powerLoss() {
 	w.checkDurable()
 }
 
-// wipe replaces one node of the whole run by a new identity without its replicas: more could cost a group its majority.
-func (w *world) wipe(n *node) {
-	if w.wiped || !n.up {
+// aNode is a machine where a node lives.
+func (w *world) aNode() int {
+	at := w.living()
+	return at[w.pick(len(at))]
+}
+
+func (w *world) living() (at []int) {
+	for i, n := range w.nodes {
+		if n.name != 0 {
+			at = append(at, i)
+		}
+	}
+	return at
+}
+
+// aGroup draws a group: a shard that is called often in most cases, the system group in some.
+func (w *world) aGroup() int {
+	if w.chance(0.1) {
+		return 0
+	}
+	return w.aShard()
+}
+
+// empty is a machine where nobody lives; nil if there is none.
+func (w *world) empty() *node {
+	for _, n := range w.nodes {
+		if n.name == 0 && !n.up {
+			return n
+		}
+	}
+	return nil
+}
+
+// joinNode starts a new node that wants to be a member.
+func (w *world) joinNode() {
+	n := w.empty()
+	if n == nil || w.newest == nil || len(w.newest.Members()) >= w.members {
 		return
 	}
-	w.wiped = true
+	w.count(joinNode)
+	n.settle(false)
+	w.trace("joins", uint64(n.name), uint64(n.id), 0)
+	n.start()
+}
+
+// leaveNode asks for a member to leave, as long as enough stay.
+func (w *world) leaveNode() {
+	if w.newest == nil {
+		return
+	}
+	ids := w.staying()
+	if len(ids) <= copies {
+		return
+	}
+	id := ids[w.pick(len(ids))]
+	for _, n := range w.nodes {
+		if n.up && n.seq != nil {
+			w.count(leaveNode)
+			w.trace("leaves", uint64(id), 0, 0)
+			n.seq.ask(func(r *ring.Ring, _ *ring.Facts) (*ring.Ring, error) { return r.Leave(id) }, nil)
+			return
+		}
+	}
+}
+
+// cloneDisk starts a second process on a copy of a node's directory, on another machine. It looks first whether the original runs where the
+// cluster knows it, and ends if so. If the original is down the copy takes its place, and the old machine is given away.
+func (w *world) cloneDisk(n *node) {
+	o := w.empty()
+	if o == nil || n.ring == nil {
+		return
+	}
+	w.count(cloneDisk)
+	w.trace("copied", uint64(n.name), uint64(n.id), uint64(o.id))
+	if n.up && !mutant.has(cloneRuns) {
+		return
+	}
+	o.settle(false)
+	o.name, o.founder, o.ring, o.tombs = n.name, n.founder, n.ring, slices.Clone(n.tombs)
+	o.disk = n.disk.copied()
+	o.seen, o.synced = slices.Clone(n.seen), slices.Clone(n.synced)
+	if n.up {
+		w.ghosts[n.id] = o.id
+	} else {
+		w.slots[o.name] = o.id
+		for id := range w.homes {
+			if w.homes[id].node == o.name {
+				w.homes[id].slot = o.id
+			}
+		}
+		n.inc++ // it does not come back by itself
+		n.name, n.ring, n.founder, n.disk = 0, nil, false, newDisk(w.groups)
+		n.forget()
+	}
+	o.start()
+}
+
+// wipe takes a node's disk, if no other's is missing: two could cost a group its majority. What starts there next is a new node.
+func (w *world) wipe(n *node) {
+	if !n.up || n.ring == nil || !w.whole() {
+		return
+	}
 	w.count(wipe)
 	w.trace("wipe", uint64(n.id), 0, 0)
 	n.crash()
@@ -204,11 +312,11 @@ func (w *world) wipe(n *node) {
 
 // moveShard asks an owner to give a shard to another replica, properly or by force.
 func (w *world) moveShard(c Class) {
-	first := w.pick(len(w.models))
+	first := w.pick(len(w.nodes))
 	for i := range w.nodes {
-		n, shard := w.nodes[(first+i)%len(w.nodes)], w.pick(len(w.models))
+		n, shard := w.nodes[(first+i)%len(w.nodes)], w.aGroup()
 		r := n.reps[shard]
-		if !n.up || n.paused || r == nil || !r.leads() || r.own.serve == nil {
+		if !n.up || n.paused || r == nil || !r.leads() || !r.owns() {
 			continue
 		}
 		to := r.anotherVoter(w.rng)
@@ -218,7 +326,7 @@ func (w *world) moveShard(c Class) {
 		w.count(c)
 		w.trace("move", uint64(c), r.rid, to)
 		if c == handOver {
-			r.own.serve.handOver(to)
+			r.handOver(to)
 		} else {
 			r.g.TransferLeader(replicaID(to))
 		}
@@ -229,10 +337,10 @@ func (w *world) moveShard(c Class) {
 
 // owner picks a shard that is served, its owner, and the two other voters in some order; nil if the first that is looked at will not do.
 func (w *world) owner() (l *rep, others []uint64) {
-	shard := w.pick(len(w.models))
+	shard := w.aGroup()
 	for _, n := range w.nodes {
 		r := n.reps[shard]
-		if !n.up || n.paused || r == nil || !r.leads() || r.own.serve == nil {
+		if !n.up || n.paused || r == nil || !r.leads() || !r.owns() {
 			continue
 		}
 		for _, v := range r.g.Voters() {
@@ -265,7 +373,7 @@ func (w *world) restartPromiser() {
 	if l == nil {
 		return
 	}
-	first, second := nodeOf(others[0]), w.nodes[nodeOf(others[1])]
+	first, second := w.nodeOf(others[0]), w.nodes[w.nodeOf(others[1])]
 	w.net.heal()
 	w.net.block(l.n.id, first)
 	w.unlessCut(w.between(timing.Promise, 2*timing.Promise), func() {
@@ -295,13 +403,13 @@ func (w *world) callLate() {
 	w.net.heal()
 	cut := w.pick(3)
 	if cut == 0 {
-		w.net.block(l.n.id, nodeOf(others[1]))
+		w.net.block(l.n.id, w.nodeOf(others[1]))
 	}
 	if w.chance(0.5) {
 		w.net.slow[l.n.id] = true
 	}
 	w.unlessCut(w.between(0, timing.Promise), func() {
-		if !l.n.up || l.n.paused || l.n.reps[l.shard] != l || !l.leads() {
+		if !l.n.up || l.n.paused || l.n.reps[l.group] != l || !l.leads() {
 			return
 		}
 		w.count(lateCall)
@@ -311,7 +419,7 @@ func (w *world) callLate() {
 		l.g.TransferLeader(replicaID(others[0]))
 		l.n.drain(l)
 		if cut == 1 {
-			w.net.block(l.n.id, nodeOf(others[0])) // it does not renew its promise
+			w.net.block(l.n.id, w.nodeOf(others[0])) // it does not renew its promise
 		}
 	})
 }
@@ -335,7 +443,7 @@ func (w *world) aLeader(otherwise int) int {
 	if !w.chance(0.75) {
 		return otherwise
 	}
-	shard := w.pick(len(w.models))
+	shard := w.aGroup()
 	for _, n := range w.nodes {
 		if r := n.reps[shard]; n.up && r != nil && r.leads() {
 			return n.id
@@ -355,7 +463,7 @@ func (w *world) beCalm() {
 		if n.paused {
 			n.resume()
 		}
-		if !n.up {
+		if !n.up && n.name != 0 {
 			n.start()
 		}
 	}
@@ -368,6 +476,7 @@ type Profile struct {
 	FaultEvery time.Duration // mean time between discrete faults. Default 1.2 s
 	Think      time.Duration // mean time a client waits between calls. Default 40 ms
 	Clients    int           // default 4
+	Nodes      int           // 0: drawn
 	Timeout    time.Duration // after which a client gives a call up. Default 3 s
 	Lease      string        // "clock" or "quorum"; "": drawn
 	Reads      float64       // share of calls that only read memory, beside those that are drawn so. Default 0

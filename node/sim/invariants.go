@@ -42,88 +42,79 @@ func (v view) behind(o view) bool {
 
 // checkImage looks at a replica after it stored something: its entries agree with everybody's (I2, I20), its state and fence are
 // what they make (I2, I20), nothing went back (I7).
-func (w *world) checkImage(n *node, shard int) {
-	img, m := n.disk.cur[shard], w.models[shard]
-	seen := &w.seen[n.id][shard]
+func (w *world) checkImage(n *node, group int) {
+	img, m := n.disk.cur[group], w.models[group]
+	seen := &n.seen[group]
 	for i := max(seen.applied, img.trunc) + 1; i <= img.applied; i++ {
 		e := img.ents[i-img.trunc-1]
 		if wrong := m.observe(e); wrong != "" && !w.cfg.HistoryOnly {
-			w.fail("I20 replicas agree", "shard %d entry %d on node %d: %s", shard, i, n.id, wrong)
+			w.fail("I20 replicas agree", "group %d entry %d on node %d: %s", group, i, n.id, wrong)
 			return
 		}
 	}
 	if img.applied > m.last() {
-		w.fail("I20 replicas agree", "shard %d: node %d holds the state at %d, nobody applied beyond %d", shard, n.id, img.applied, m.last())
+		w.fail("I20 replicas agree", "group %d: node %d holds the state at %d, nobody applied beyond %d", group, n.id, img.applied, m.last())
 		return
 	}
 	if now := viewOf(img); now.behind(*seen) && !w.cfg.HistoryOnly {
-		w.fail("I7 never back", "shard %d on node %d: %+v after %+v", shard, n.id, now, *seen)
+		w.fail("I7 never back", "group %d on node %d: %+v after %+v", group, n.id, now, *seen)
 	} else {
 		*seen = now
 	}
-	w.checkState(n, shard)
+	w.checkState(n, group)
 }
 
-func (w *world) checkState(n *node, shard int) {
-	img, m := n.disk.cur[shard], w.models[shard]
+func (w *world) checkState(n *node, group int) {
+	img, m := n.disk.cur[group], w.models[group]
 	if img.applied < 2 || img.applied > m.last() || w.cfg.HistoryOnly {
 		return
 	}
 	want := m.at(img.applied)
 	if img.fence != want.fence {
-		w.fail("I2 one committing instance", "shard %d at %d on node %d: fence %+v, by the rules %+v", shard, img.applied, n.id, img.fence, want.fence)
+		w.fail("I2 one committing instance", "group %d at %d on node %d: fence %+v, by the rules %+v", group, img.applied, n.id, img.fence, want.fence)
 	}
 	if c := m.confs[want.conf]; !c.same(img.conf) {
-		w.fail("I20 replicas agree", "shard %d at %d on node %d: configuration %v, by the rules %+v", shard, img.applied, n.id, img.conf, c)
+		w.fail("I20 replicas agree", "group %d at %d on node %d: configuration %v, by the rules %+v", group, img.applied, n.id, img.conf, c)
 	}
 	if img.sum != want.sum {
-		w.fail("I20 replicas agree", "shard %d at %d on node %d: state %x, by the log %x", shard, img.applied, n.id, img.sum, want.sum)
+		w.fail("I20 replicas agree", "group %d at %d on node %d: state %x, by the log %x", group, img.applied, n.id, img.sum, want.sum)
 	}
 }
 
 // checkSynced remembers what an fsync promised.
 func (w *world) checkSynced(n *node) {
-	for shard, img := range n.disk.base {
+	for group, img := range n.disk.base {
 		if img != nil {
-			w.synced[n.id][shard] = viewOf(img)
+			n.synced[group] = viewOf(img)
 		}
 	}
 }
 
 // checkRestart looks at what a process finds on its disk: at least what was synced, and state and fence of one moment.
-func (w *world) checkRestart(n *node, shard int) {
-	now := viewOf(n.disk.cur[shard])
-	if now.behind(w.synced[n.id][shard]) && !w.cfg.HistoryOnly {
-		w.fail("I7 never back", "shard %d on node %d: %+v after a restart; %+v was synced", shard, n.id, now, w.synced[n.id][shard])
+func (w *world) checkRestart(n *node, group int) {
+	now := viewOf(n.disk.cur[group])
+	if now.behind(n.synced[group]) && !w.cfg.HistoryOnly {
+		w.fail("I7 never back", "group %d on node %d: %+v after a restart; %+v was synced", group, n.id, now, n.synced[group])
 	}
-	w.seen[n.id][shard] = now
-	w.checkState(n, shard)
-}
-
-// forget drops what is remembered of a node whose disk is gone.
-func (w *world) forget(n *node) {
-	for shard := range w.models {
-		w.seen[n.id][shard], w.synced[n.id][shard] = view{}, view{}
-	}
+	n.seen[group] = now
+	w.checkState(n, group)
 }
 
 // durable reports whether the entry is on synced disks of a majority: of the newest configuration, or of the one before, whose majority
-// committed what led to the newest. One wiped disk may have been part of it.
-func (w *world) durable(shard int, index uint64) bool {
-	m := w.models[shard]
+// committed what led to the newest. Disks that were lost may have been part of it.
+func (w *world) durable(group int, index uint64) bool {
+	m := w.models[group]
 	term := m.at(index).entry.GetTerm()
 	held := func(voters []uint64) bool {
 		have := 0
 		for _, v := range voters {
-			if img := w.nodes[nodeOf(v)].disk.base[shard]; img != nil && img.rid == v && (img.applied >= index || img.holds(index, term)) {
+			if w.lost[v] {
+				have++
+			} else if img := w.nodes[w.nodeOf(v)].disk.base[group]; img != nil && img.rid == v && (img.applied >= index || img.holds(index, term)) {
 				have++
 			}
 		}
-		need := len(voters)/2 + 1
-		if w.wiped {
-			need--
-		}
-		return have >= need
+		return have > len(voters)/2
 	}
 	for _, c := range m.confs[max(0, len(m.confs)-2):] {
 		if held(c.voters) || len(c.outgoing) > 0 && held(c.outgoing) {
@@ -138,15 +129,15 @@ func (w *world) checkGate(r *rep, token store.Token, pos uint64, op uint64) {
 	if pos == 0 || w.cfg.HistoryOnly {
 		return
 	}
-	index, ok := w.models[r.shard].where[batchID{token, pos}]
+	index, ok := w.models[r.group].where[batchID{token, pos}]
 	if !ok {
-		w.fail("I4 output gate", "op %d: a reply leaves node %d; batch %d of token %d of shard %d has not taken effect", op, r.n.id, pos, token, r.shard)
+		w.fail("I4 output gate", "op %d: a reply leaves node %d; batch %d of token %d of group %d has not taken effect", op, r.n.id, pos, token, r.group)
 		return
 	}
-	if !w.durable(r.shard, index) {
-		w.fail("I4 output gate", "op %d: a reply leaves node %d; entry %d of shard %d is not synced on a majority", op, r.n.id, index, r.shard)
+	if !w.durable(r.group, index) {
+		w.fail("I4 output gate", "op %d: a reply leaves node %d; entry %d of group %d is not synced on a majority", op, r.n.id, index, r.group)
 	}
-	w.gates[r.shard] = max(w.gates[r.shard], index)
+	w.gates[r.group] = max(w.gates[r.group], index)
 }
 
 // checkDurable looks at all disks after all power is gone: what a reply depended on is still there (I4, I18).
@@ -154,9 +145,9 @@ func (w *world) checkDurable() {
 	if w.cfg.HistoryOnly {
 		return
 	}
-	for shard, index := range w.gates {
-		if index > 0 && !w.durable(shard, index) {
-			w.fail("I18 power loss", "entry %d of shard %d, on which a reply depended, is not left on a majority", index, shard)
+	for group, index := range w.gates {
+		if index > 0 && !w.durable(group, index) {
+			w.fail("I18 power loss", "entry %d of group %d, on which a reply depended, is not left on a majority", index, group)
 		}
 	}
 }
@@ -164,22 +155,22 @@ func (w *world) checkDurable() {
 // checkOpened looks at a token that a node begins to serve under: it was granted to this very process, its acquire is stored
 // here (I5), and nobody else serves under it (I2).
 func (w *world) checkOpened(r *rep, token store.Token) {
-	m := w.models[r.shard]
+	m := w.models[r.group]
 	w.stats.Acquires++
 	if w.cfg.HistoryOnly {
 		return
 	}
 	if r.image().applied < uint64(token) || uint64(token) > m.last() || token < 2 {
-		w.fail("I5 fresh start", "node %d opens token %d of shard %d at applied index %d", r.n.id, token, r.shard, r.image().applied)
+		w.fail("I5 fresh start", "node %d opens token %d of group %d at applied index %d", r.n.id, token, r.group, r.image().applied)
 		return
 	}
-	if f := m.at(uint64(token)).fence; f.Token != token || int(f.Holder.Node) != r.n.id+1 || f.Holder.Boot != r.n.boot {
-		w.fail("I5 fresh start", "node %d opens token %d of shard %d, which is not its own: %+v", r.n.id, token, r.shard, f)
+	if f := m.at(uint64(token)).fence; f.Token != token || f.Holder.Node != r.n.name || f.Holder.Boot != r.n.boot {
+		w.fail("I5 fresh start", "node %d opens token %d of group %d, which is not its own: %+v", r.n.id, token, r.group, f)
 		return
 	}
 	me := ownerID{r.n.id, uint64(r.n.boot)}
 	if other, taken := m.opened[token]; taken {
-		w.fail("I2 one committing instance", "token %d of shard %d opened by %+v and by %+v", token, r.shard, other, me)
+		w.fail("I2 one committing instance", "token %d of group %d opened by %+v and by %+v", token, r.group, other, me)
 	}
 	m.opened[token] = me
 }
@@ -187,6 +178,6 @@ func (w *world) checkOpened(r *rep, token store.Token) {
 // checkAccess looks at a storage access that is let through: no other token than its own is the newest applied here (I6).
 func (w *world) checkAccess(s *serving) {
 	if f := s.r.image().fence; !w.cfg.HistoryOnly && (s.t.IsLost() || f.Token != s.token || f.Released) {
-		w.fail("I6 stale access fails", "node %d: access under token %d of shard %d; the fence here says %+v", s.r.n.id, s.token, s.r.shard, f)
+		w.fail("I6 stale access fails", "node %d: access under token %d of group %d; the fence here says %+v", s.r.n.id, s.token, s.r.group, f)
 	}
 }

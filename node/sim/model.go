@@ -15,7 +15,8 @@ const objects = 3
 // model is what an observer of everything knows of one shard: the log that its replicas agreed on, and what it means by a second
 // implementation of the fence's rules.
 type model struct {
-	shard    int
+	group    int
+	ringPut  func([]byte) string // of the system group: a ring took effect
 	founders []uint64
 	conf     conf   // by the rules
 	confs    []conf // all that were reached, the newest last
@@ -48,8 +49,8 @@ type ownerID struct {
 	boot uint64
 }
 
-func newModel(shard int, voters []uint64) *model {
-	return &model{shard: shard, founders: voters, conf: conf{voters: voters}, confs: []conf{{voters: voters}}, state: map[string]string{}, where: map[batchID]uint64{}, opened: map[store.Token]ownerID{}}
+func newModel(group int, voters []uint64) *model {
+	return &model{group: group, founders: voters, conf: conf{voters: voters}, confs: []conf{{voters: voters}}, state: map[string]string{}, where: map[batchID]uint64{}, opened: map[store.Token]ownerID{}}
 }
 
 // last is the index of the newest entry that any replica has applied.
@@ -74,7 +75,9 @@ func (m *model) observe(e *raftpb.Entry) string {
 		if err := store.DecodeCommand(e.GetData(), &m.cmd); err != nil {
 			return err.Error()
 		}
-		m.step(index, e.GetTerm(), &m.cmd)
+		if wrong := m.step(index, e.GetTerm(), &m.cmd); wrong != "" {
+			return wrong
+		}
 	}
 	if e.GetType() != raftpb.EntryNormal {
 		if wrong := m.change(e); wrong != "" {
@@ -85,12 +88,12 @@ func (m *model) observe(e *raftpb.Entry) string {
 	return ""
 }
 
-func (m *model) step(index, term uint64, c *store.Command) {
+func (m *model) step(index, term uint64, c *store.Command) (wrong string) {
 	m.fence = fenceRules(m.fence, index, term, c)
 	var verdict store.Verdict
 	m.actual, verdict = m.actual.Step(index, term, c)
 	if verdict != store.Accepted || c.Kind != store.KindBatch {
-		return
+		return ""
 	}
 	for i := range c.Count {
 		m.where[batchID{c.Token, c.Seq + uint64(i)}] = index
@@ -98,10 +101,17 @@ func (m *model) step(index, term uint64, c *store.Command) {
 	for i := range c.Writes {
 		w := &c.Writes[i]
 		m.sum += putState(m.state, w)
+		if m.group == 0 {
+			if wrong := m.ringPut(w.Value); wrong != "" {
+				return wrong
+			}
+			continue
+		}
 		if object, v, ok := decodeVersion(w.Key, w.Value); ok && object < objects {
 			m.chains[object] = append(m.chains[object], v)
 		}
 	}
+	return ""
 }
 
 // fenceRules is the fence of design.md 2.4, written a second time and in one piece.

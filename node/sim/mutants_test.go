@@ -57,7 +57,7 @@ func clockLease(name string, cs ...Class) Profile {
 var lateCalls = clockLease("late calls to campaign", lateCall)
 
 // moving moves replicas while leaders change and rings come late.
-var moving = Profile{Name: "replicas move, leaders change", Only: set(moveReplica, rawTransfer, wrongHint, cutOne, cutOneWay, crash, delay, reorder),
+var moving = Profile{Name: "replicas move, leaders change", Only: set(joinNode, leaveNode, wipe, rawTransfer, wrongHint, cutOne, cutOneWay, crash, delay, reorder),
 	FaultEvery: 500 * time.Millisecond}
 
 // manyReads has few writes: one that an old owner cannot propose ends its token.

@@ -13,10 +13,10 @@ import (
 // even one that is cut off from its peers: that is the worst case for a stale owner.
 type network struct {
 	w       *world
-	blocked [maxNodes][maxNodes]bool // from, to
-	slow    [maxNodes]bool           // what is sent to it comes late, and comes even if the network is cut meanwhile
+	blocked [machines][machines]bool // from, to
+	slow    [machines]bool           // what is sent to it comes late, and comes even if the network is cut meanwhile
 	call    bool                     // the next MsgTimeoutNow comes late, and its sender is then cut off
-	lastAt  [maxNodes][maxNodes]time.Duration
+	lastAt  [machines][machines]time.Duration
 	loss    float64
 	repeat  float64
 	late    float64 // share of messages that are delayed by up to four election timeouts
@@ -36,8 +36,8 @@ func (p packet) to() uint64 {
 }
 
 func (n *network) send(from *node, m packet) {
-	to := nodeOf(m.to())
 	w := n.w
+	to := w.nodeOf(m.to())
 	if n.blocked[from.id][to] || w.faulty(drop) && w.chance(n.loss) {
 		if !n.blocked[from.id][to] {
 			w.count(drop)
@@ -80,6 +80,9 @@ func (n *network) undelivered(from *node, m packet) {
 
 func (n *network) carry(from, to int, m packet) {
 	w := n.w
+	if ghost, ok := w.ghosts[to]; ok && w.chance(0.5) {
+		to = ghost
+	}
 	d := w.between(100*time.Microsecond, 1500*time.Microsecond)
 	if w.faulty(delay) && w.chance(n.late) {
 		w.count(delay)
@@ -125,7 +128,7 @@ func (n *network) arrive(from, to int, m packet, survives bool) {
 			return
 		}
 		w.trace("step", m.to(), uint64(m.GetType()), m.GetIndex())
-		r.g.Step(dst.clock(), m.Message)
+		r.step(m.Message)
 		dst.drain(r)
 		if m.GetType() == raftpb.MsgSnap {
 			n.delivered(w.nodes[from], m)
@@ -158,8 +161,8 @@ func (n *network) delivered(from *node, m packet) {
 
 // heal lets everything through again.
 func (n *network) heal() {
-	n.blocked = [maxNodes][maxNodes]bool{}
-	n.slow = [maxNodes]bool{}
+	n.blocked = [machines][machines]bool{}
+	n.slow = [machines]bool{}
 	n.call = false
 }
 
@@ -190,21 +193,28 @@ func (n *network) slowTo(to int, d, cut time.Duration) {
 	})
 }
 
+// shuffled puts machines in some order.
+func (w *world) shuffled(at []int) []int {
+	w.rng.Shuffle(len(at), func(i, j int) { at[i], at[j] = at[j], at[i] })
+	return at
+}
+
 func (n *network) block(a, b int) { n.blocked[a][b], n.blocked[b][a] = true, true }
 
 // cut draws one broken network of a class.
 func (n *network) cut(class Class) {
 	w := n.w
-	k := len(w.nodes)
-	one := w.pick(k)
+	at := w.living()
+	k := len(at)
+	one := at[w.pick(k)]
 	switch class {
 	case cutOne:
 		one = w.aLeader(one)
-		for i := range k {
+		for i := range w.nodes {
 			n.block(one, i)
 		}
 	case cutHalves:
-		half := w.rng.Perm(k)
+		half := w.shuffled(at)
 		for _, a := range half[:k/2] {
 			for _, b := range half[k/2:] {
 				n.block(a, b)
@@ -213,7 +223,7 @@ func (n *network) cut(class Class) {
 	case cutOneWay:
 		one = w.aLeader(one)
 		in := w.chance(0.5)
-		for i := range k {
+		for i := range w.nodes {
 			if in {
 				n.blocked[i][one] = true
 			} else {
@@ -221,14 +231,14 @@ func (n *network) cut(class Class) {
 			}
 		}
 	case cutBridge:
-		p := w.rng.Perm(k) // p[0] sees all others; they see half of each other
+		p := w.shuffled(at) // p[0] sees all others; they see half of each other
 		for _, a := range p[1 : 1+(k-1)/2] {
 			for _, b := range p[1+(k-1)/2:] {
 				n.block(a, b)
 			}
 		}
 	case cutRing:
-		p := w.rng.Perm(k)
+		p := w.shuffled(at)
 		for i := range k {
 			for j := range i {
 				if d := i - j; d != 1 && d != k-1 {
@@ -240,9 +250,10 @@ func (n *network) cut(class Class) {
 			n.block(p[0], p[2])
 		}
 	case cutLink:
-		n.block(one, (one+1+w.pick(k-1))%k)
+		p := w.shuffled(at)
+		n.block(p[0], p[1])
 	}
-	for i := range k {
+	for i := range w.nodes {
 		n.blocked[i][i] = false
 	}
 }

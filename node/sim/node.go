@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/ringfence/ringfence/ring"
@@ -13,26 +12,28 @@ import (
 	"github.com/ringfence/ringfence/store/replica"
 )
 
-const maxNodes = 5
+// maxNodes is how many machines there are at most.
+const maxNodes = 7
 
-// A replica's ID says where it lives, and the how manieth of its shard it is: 10000 × generation + 100 × (shard + 1) + node + 1. The protocol
-// does not know.
-func makeReplicaID(generation, shard, node int) uint64 {
-	return uint64(10000*generation + 100*(shard+1) + node + 1)
-}
-func nodeOf(id uint64) int               { return int(id%100) - 1 }
-func shardOf(id uint64) int              { return int(id/100%100) - 1 }
 func replicaID(id uint64) ring.ReplicaID { return ring.ReplicaID(id) }
 
-// node is one process and its disk.
+// node is one machine: a process and its disk, if a node of the cluster, or one that wants to be, lives there.
 type node struct {
-	w    *world
-	id   int
-	disk *disk
-	boot ring.BootID
-	inc  int // of the process: what an earlier one had asked for comes to nothing
-	up   bool
-	reps []*rep // by shard; nil where it has none
+	w       *world
+	id      int         // of the machine
+	name    ring.NodeID // whose data its disk holds; 0: nobody lives here
+	founder bool
+	ring    *ring.Ring // the newest that it knows; on disk
+	disk    *disk
+	boot    ring.BootID
+	inc     int // of the process: what an earlier one had asked for comes to nothing
+	up      bool
+	reps    []*rep      // by group; nil where it has none
+	seq     *sequencing // while it owns the system shard
+	wanted  []bool      // by shard's group: a ring has just given it another preferred owner
+	tombs   []uint64    // by group: replicas below have been here and are gone; on disk
+	seen    []view      // by group: what its store said last
+	synced  []view      // by group: what its last fsync promised
 
 	rate float64 // of its clock
 
@@ -70,12 +71,13 @@ type applyTask struct {
 // rep is one replica in a running process.
 type rep struct {
 	n       *node
-	shard   int
+	group   int
 	rid     uint64
 	gone    bool // removed: what it had under way comes to nothing
 	g       *replica.Group
 	applies int // handed out and not yet stored
 	own     ownership
+	sends   []uint64 // indexes of the snapshots that are on their way
 
 	term, vote uint64 // as written last
 }
@@ -83,59 +85,130 @@ type rep struct {
 // clock is the node's time: it runs at a rate of its own, within the bounds that leases allow for.
 func (n *node) clock() time.Duration { return time.Duration(float64(n.w.now) * n.rate) }
 
+// newNode is a machine where nobody lives yet.
+func newNode(w *world, id int) *node {
+	n := &node{w: w, id: id, disk: newDisk(w.groups), rate: w.drawRate(), reps: make([]*rep, w.groups)}
+	n.forget()
+	return n
+}
+
+// forget drops what is known of a disk that is gone.
+func (n *node) forget() {
+	n.wanted, n.tombs = make([]bool, n.w.groups), make([]uint64, n.w.groups)
+	n.seen, n.synced = make([]view, n.w.groups), make([]view, n.w.groups)
+}
+
+// settle makes a machine a new node, with an empty disk.
+func (n *node) settle(founder bool) {
+	n.w.names++
+	n.name, n.founder, n.ring, n.disk = n.w.names, founder, nil, newDisk(n.w.groups)
+	n.forget()
+	n.w.slots[n.name] = n.id
+}
+
 // start runs the process on what its disk holds.
 func (n *node) start() {
 	w := n.w
 	w.stats.Restarts++
-	if n.inc++; n.inc > 1 {
-		w.stats.Quiet++
-	}
+	n.inc++
 	n.boot = ring.BootID(w.rng.Uint64() | 1)
 	n.up = true
-	n.reps = make([]*rep, len(w.models))
+	n.reps = make([]*rep, w.groups)
 	w.trace("start", uint64(n.id), uint64(n.inc), uint64(n.boot))
-	for shard, img := range n.disk.cur {
-		if img == nil {
-			continue
-		}
-		n.open(shard, img, n.inc == 1)
-		w.checkRestart(n, shard)
-	}
+	n.disk.opened()
+	n.checkWatermark()
 	n.tick()
-	for _, r := range n.reps {
-		if r != nil {
-			n.drain(r)
-		}
+	n.beat()
+	n.mark()
+	switch {
+	case n.ring != nil:
+		n.carryOut()
+	case n.founder:
+		n.startGroup(0, w.first)
 	}
 }
 
 // open starts a replica on what the disk holds of it.
-func (n *node) open(shard int, img *image, fresh bool) *rep {
-	r := &rep{n: n, shard: shard, rid: img.rid, term: img.term, vote: img.vote}
+func (n *node) open(group int, img *image, fresh bool) *rep {
+	r := &rep{n: n, group: group, rid: img.rid, term: img.term, vote: img.vote}
+	if !fresh {
+		n.w.stats.Quiet++
+	}
+	if img.regressed {
+		n.w.stats.Abstaining++
+	}
+	epoch := n.w.hint()
+	if n.ring != nil {
+		epoch = n.ring.Epoch()
+	}
 	g, err := replica.NewGroup(replica.GroupConfig{
-		Group:   ring.ShardID(shard).Group(),
-		Holder:  store.Holder{Replica: replicaID(r.rid), Node: ring.NodeID(n.id + 1), Boot: n.boot},
+		Group:   ring.GroupID(group),
+		Holder:  store.Holder{Replica: replicaID(r.rid), Node: n.name, Boot: n.boot},
 		Storage: img, Applied: img.applied, Fence: img.fence, Timing: timing, Logger: raftLogger,
-		Epoch: n.w.hint(), Clock: n.w.clock, Now: n.clock(), Fresh: fresh,
+		Epoch: epoch, Clock: n.w.clock, Now: n.clock(), Fresh: fresh, Abstain: img.regressed && !mutant.has(noWatermark),
+		Preferred: n.prefers(group),
 	})
 	if err != nil {
 		panic(err)
 	}
 	r.g = g
 	r.own.init(r)
-	n.reps[shard] = r
+	n.reps[group] = r
 	return r
+}
+
+// prefers reports whether the ring prefers this node as the group's owner.
+func (n *node) prefers(group int) bool {
+	r := n.ring
+	if r == nil {
+		r = n.w.first
+	}
+	a, _ := r.Group(ring.GroupID(group))
+	return a.Replicas[0].Node == n.name
+}
+
+// step hands a message to Raft. One that has forgotten what it had acknowledged is an impossible state to Raft, which panics, and the replica
+// halts: its group goes on without it.
+func (r *rep) step(m *raftpb.Message) {
+	if r.image().regressed {
+		defer func() {
+			if p := recover(); p != nil {
+				r.n.w.stats.Halted++
+				r.n.w.trace("halted", r.rid, 0, 0)
+				r.end()
+			}
+		}()
+	}
+	r.g.Step(r.n.clock(), m)
+}
+
+// end gives up what a replica does, for good.
+func (r *rep) end() {
+	if s := r.own.serve; s != nil {
+		r.own.serve = nil
+		s.do(s.t.Lost(nil))
+	}
+	if q := r.n.seq; q != nil && q.r == r {
+		r.n.seq = nil
+	}
+	r.gone = true
+}
+
+// stop ends the process, and what it had under way.
+func (n *node) stop() {
+	n.inc++
+	n.up, n.paused, n.syncing, n.sending, n.applying = false, false, false, false, false
+	n.vital, n.seq = 0, nil
+	n.deferred, n.appends, n.waiting, n.applies = nil, nil, nil, nil
+	n.owed, n.crashIn, n.failSync = 0, 0, false
+	n.reps = make([]*rep, n.w.groups)
 }
 
 // crash ends the process between two effects; unsynced operations are lost from some point on.
 func (n *node) crash() {
 	lost := n.disk.crash(n.w.rng)
 	n.w.trace("crash", uint64(n.id), uint64(n.inc), uint64(lost))
-	n.inc++
-	n.up, n.paused, n.syncing, n.sending, n.applying = false, false, false, false, false
-	n.vital = 0
-	n.deferred, n.appends, n.waiting, n.applies = nil, nil, nil, nil
-	n.owed, n.crashIn, n.failSync = 0, 0, false
+	n.stop()
 	inc := n.inc
 	outage := n.w.outage()
 	if n.quick {
@@ -148,19 +221,22 @@ func (n *node) crash() {
 	})
 }
 
-// wipe empties the disk: the process that starts next is a new member, without the replicas of the old one.
+// wipe empties the disk: the process that starts next is another node, which asks to be admitted.
 func (n *node) wipe() {
-	for shard, img := range n.disk.cur {
+	for g, img := range n.disk.cur {
 		if img == nil {
 			continue
 		}
 		if mutant.has(wipedRejoins) {
-			n.disk.place(shard, newImage(img.rid, n.w.models[shard].founders))
+			n.disk.place(g, newImage(img.rid, n.w.models[g].founders))
+			n.seen[g], n.synced[g] = view{}, view{}
 			continue
 		}
-		n.disk.place(shard, nil)
+		n.w.lost[img.rid] = true
 	}
-	n.w.forget(n)
+	if !mutant.has(wipedRejoins) {
+		n.settle(false)
+	}
 }
 
 // effect is one thing done to the world: a crash may come before it. False: the process is gone.
@@ -232,7 +308,7 @@ func (n *node) tick() {
 
 func (n *node) tickGroups() {
 	for _, r := range n.reps {
-		if r != nil && n.up {
+		if r != nil && n.up && !r.gone {
 			r.g.Tick(n.clock())
 			r.own.tick()
 			n.drain(r)
@@ -241,225 +317,15 @@ func (n *node) tickGroups() {
 }
 
 func (n *node) byReplica(id uint64) *rep {
-	if s := shardOf(id); s < len(n.reps) && n.up && n.reps[s] != nil && n.reps[s].rid == id {
-		return n.reps[s]
+	if g := n.w.groupOf(id); n.up && n.reps[g] != nil && n.reps[g].rid == id && !n.reps[g].gone {
+		return n.reps[g]
 	}
 	return nil
 }
 
-// drain does what a group wants done, in the order of the contract of replica.Output.
-func (n *node) drain(r *rep) {
-	for n.up && !r.gone && r.g.HasReady() {
-		out := r.g.Ready()
-		r.own.events(out.Lost)
-		for _, m := range out.Send {
-			if !n.effect() {
-				return
-			}
-			n.w.net.send(n, packet{Message: m})
-		}
-		for _, p := range out.Pings {
-			if !n.effect() {
-				return
-			}
-			n.w.net.send(n, packet{ping: p})
-		}
-		for _, m := range out.Append {
-			if !n.effect() {
-				return
-			}
-			n.appends = append(n.appends, appendTask{r: r, msg: m})
-			n.writeAppends()
-		}
-		for _, t := range out.Apply {
-			if !n.effect() {
-				return
-			}
-			r.applies++
-			n.applies = append(n.applies, applyTask{r, t})
-		}
-		r.own.events(out.Events)
-		n.runApplies()
-	}
-	if err := r.g.Err(); err != nil {
-		n.w.fail("replica works", "replica %d halted: %v", r.rid, err)
-	}
-}
-
-// writeAppends writes Append tasks in order. One with a snapshot waits for the Apply tasks before it, or they would be stored over it.
-func (n *node) writeAppends() {
-	for len(n.appends) > 0 {
-		t := n.appends[0]
-		if t.r.gone {
-			n.appends = n.appends[1:]
-			continue
-		}
-		if !raft.IsEmptySnap(t.msg.GetSnapshot()) {
-			if t.r.applies > 0 {
-				return
-			}
-			n.w.stats.Snapshots++
-			n.w.trace("snapshot", t.r.rid, t.msg.GetSnapshot().GetMetadata().GetIndex(), 0)
-		}
-		n.appends = n.appends[1:]
-		pos := n.disk.write(diskOp{shard: t.r.shard, msg: t.msg})
-		if t.vital() {
-			n.vital = pos
-		}
-		if len(t.msg.GetResponses()) > 0 && !mutant.has(ackBeforeSync) {
-			t.need = n.vital
-		}
-		if !raft.IsEmptySnap(t.msg.GetSnapshot()) {
-			n.w.checkImage(n, t.r.shard)
-		}
-		n.waiting = append(n.waiting, t)
-	}
-	n.sync()
-}
-
-// vital reports whether a response may vouch for what the task writes: entries, a snapshot, another term or vote. The commit index
-// may be lost, it is learned again.
-func (t *appendTask) vital() bool {
-	changed := false
-	if t.msg.GetTerm() != 0 {
-		changed = t.msg.GetTerm() != t.r.term || t.msg.GetVote() != t.r.vote
-		t.r.term, t.r.vote = t.msg.GetTerm(), t.msg.GetVote()
-	}
-	return changed || len(t.msg.GetEntries()) > 0 || !raft.IsEmptySnap(t.msg.GetSnapshot())
-}
-
-// sync sends responses for which all is synced, and makes the rest durable: one fsync for all groups.
-func (n *node) sync() {
-	inc := n.inc
-	if len(n.waiting) > 0 && n.waiting[0].need <= n.disk.done && !n.sending {
-		n.sending = true
-		n.w.after(n.w.between(5*time.Microsecond, 50*time.Microsecond), func() { n.do(inc, n.respond) })
-	}
-	if n.syncing || n.vital <= n.disk.done {
-		return
-	}
-	n.syncing = true
-	pos := n.disk.end()
-	d := n.w.between(100*time.Microsecond, 1200*time.Microsecond)
-	if n.w.now < n.slowUntil {
-		d = n.slowSync
-	}
-	n.w.after(d, func() {
-		if n.inc != inc {
-			return
-		}
-		if n.failSync { // nothing may be concluded from a failed fsync: the process ends
-			n.failSync = false
-			n.w.count(syncError)
-			n.crash()
-			return
-		}
-		n.disk.sync(pos)
-		n.w.checkSynced(n)
-		n.do(inc, func() {
-			n.syncing = false
-			n.w.trace("synced", uint64(n.id), pos, 0)
-			n.respond()
-		})
-	})
-}
-
-func (n *node) respond() {
-	n.sending = false
-	for n.up && len(n.waiting) > 0 && n.waiting[0].need <= n.disk.done {
-		t := n.waiting[0]
-		n.waiting = n.waiting[1:]
-		n.appended(t)
-	}
-	if n.up {
-		n.sync()
-	}
-}
-
-func (n *node) appended(t appendTask) {
-	if t.r.gone {
-		return
-	}
-	inc := n.inc
-	n.w.trace("appended", t.r.rid, t.need, uint64(len(t.msg.GetEntries())))
-	t.r.g.AppendDone(n.clock(), t.msg, func(m *raftpb.Message) {
-		if n.inc == inc && n.effect() {
-			n.w.net.send(n, packet{Message: m})
-		}
-	})
-	n.drain(t.r)
-}
-
-func (n *node) slowFor(d time.Duration) {
-	if !n.up {
-		return
-	}
-	n.w.count(slowDisk)
-	n.w.trace("slow disk", uint64(n.id), uint64(d), 0)
-	n.slowUntil = n.w.now + d
-	n.slowSync = n.w.between(20*time.Millisecond, 3*timing.Election())
-}
-
-// runApplies stores Apply tasks in order, at once or a little later.
-func (n *node) runApplies() {
-	for n.up && !n.applying && len(n.applies) > 0 {
-		if n.w.faulty(slowApply) && n.w.chance(0.05) {
-			n.w.count(slowApply)
-			n.applying = true
-			inc := n.inc
-			n.w.after(n.w.between(time.Millisecond, timing.Election()), func() {
-				n.do(inc, func() {
-					n.applying = false
-					n.applyOne()
-					n.runApplies()
-				})
-			})
-			return
-		}
-		n.applyOne()
-	}
-}
-
-func (n *node) applyOne() {
-	t := n.applies[0]
-	n.applies = n.applies[1:]
-	r := t.r
-	if r.gone {
-		return
-	}
-	r.applies--
-	if mutant.has(fenceApart) {
-		n.disk.write(diskOp{shard: r.shard, task: t.task, noFence: true})
-		if !n.effect() {
-			return
-		}
-		n.disk.write(diskOp{shard: r.shard, task: t.task, onlyFnce: true})
-	} else {
-		n.disk.write(diskOp{shard: r.shard, task: t.task})
-	}
-	n.w.trace("apply", r.rid, t.task.Index, n.disk.cur[r.shard].sum)
-	n.w.checkImage(n, r.shard)
-	if !n.effect() {
-		return
-	}
-	r.g.ApplyDone(n.clock(), t.task)
-	n.truncate(r)
-	n.writeAppends()
-	n.drain(r)
-}
-
-// truncate keeps the log small, so that who was away needs a snapshot.
-func (n *node) truncate(r *rep) {
-	img := n.disk.cur[r.shard]
-	if upTo, ok := r.g.LogKeep(img.trunc+1, len(img.ents), n.w.keep); ok {
-		n.disk.write(diskOp{shard: r.shard, truncate: upTo})
-		n.w.stats.Truncations++
-	}
-}
-
 func (r *rep) leads() bool { return uint64(r.g.Leader()) == r.rid }
 
-func (r *rep) image() *image { return r.n.disk.cur[r.shard] }
+func (r *rep) image() *image { return r.n.disk.cur[r.group] }
 
 // anotherVoter is one of the other voters of the configuration that the replica has applied; itself if it is the only one.
 func (r *rep) anotherVoter(rng *rand.Rand) uint64 {
@@ -469,3 +335,18 @@ func (r *rep) anotherVoter(rng *rand.Rand) uint64 {
 	}
 	return others[rng.IntN(len(others))]
 }
+
+// handOver gives a group to another replica, properly.
+func (r *rep) handOver(to uint64) {
+	switch s := r.own.serve; {
+	case s != nil:
+		s.handOver(to)
+	case r.n.seq != nil && r.n.seq.r == r:
+		if r.g.HandOver(replicaID(to)) {
+			r.n.w.stats.Released++
+		}
+	}
+}
+
+// owns reports whether the replica's node holds an open token of its group.
+func (r *rep) owns() bool { return r.own.serve != nil || r.n.seq != nil && r.n.seq.r == r }

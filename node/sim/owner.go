@@ -38,6 +38,10 @@ func (o *ownership) events(es []replica.Event) {
 	for _, e := range es {
 		w := o.r.n.w
 		w.trace(eventNames[e.Kind], o.r.rid, uint64(e.Token), e.Pos)
+		if o.r.group == 0 {
+			o.r.n.sequence(o.r, &e)
+			continue
+		}
 		if e.Kind == replica.EventOpened {
 			w.checkOpened(o.r, e.Token)
 			o.serve = &serving{r: o.r, token: e.Token, t: host.NewTenure(e.Token)}
@@ -81,9 +85,9 @@ func (o *ownership) tick() {
 // receive takes a request from a client.
 func (n *node) receive(q request) {
 	w := n.w
-	r := n.reps[q.shard]
+	r := n.reps[q.group]
 	if r == nil {
-		q.answer(answer{outcome: DidNotRun, hint: w.aVoter(q.shard)})
+		q.answer(answer{outcome: DidNotRun, hint: w.aVoter(q.group)})
 		return
 	}
 	s := r.own.serve
@@ -115,7 +119,7 @@ func (r *rep) valid(token store.Token) (ok, over bool) {
 
 func (r *rep) leaderNode() int {
 	if l := uint64(r.g.Leader()); l != 0 {
-		return nodeOf(l)
+		return r.n.w.nodeOf(l)
 	}
 	return -1
 }
@@ -239,7 +243,7 @@ func (s *serving) handOver(to uint64) {
 	later := func(d time.Duration, fn func()) {
 		w.after(d, func() {
 			n.do(inc, func() {
-				if r := n.reps[s.r.shard]; r != nil && r.own.serve == s {
+				if r := n.reps[s.r.group]; r != nil && r.own.serve == s {
 					fn()
 					n.drain(s.r)
 				}

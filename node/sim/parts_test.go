@@ -42,7 +42,8 @@ func TestCrashKeepsAPrefix(t *testing.T) {
 	kept := map[int]int{}
 	for range 300 {
 		voters := []uint64{101, 102, 103}
-		d := &disk{base: []*image{newImage(0, voters), nil}, cur: []*image{newImage(0, voters), nil}}
+		d := newDisk(2)
+		d.place(0, newImage(0, voters))
 		model := newImage(0, voters)
 		prefixes := []*image{model.clone()}
 		n, synced := 3+rng.IntN(20), 0
@@ -136,9 +137,6 @@ func TestEveryCutLeavesANodeOnSpeakingTermsWithItself(t *testing.T) {
 			w.cfg.Profile.fill()
 			w.cfg.Virtual = time.Minute
 			w.build()
-			for _, n := range w.nodes {
-				n.reps = make([]*rep, shards)
-			}
 			w.net.cut(class)
 			cut := 0
 			for i := range w.nodes {

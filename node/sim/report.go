@@ -5,28 +5,36 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/ringfence/ringfence/ring"
 )
 
 // Stats counts what happened in runs.
 type Stats struct {
 	Seeds        int
 	Virtual      time.Duration
-	Acked        int          // calls answered
-	Kinds        [opKinds]int // of them
-	MayHaveRun   int          // answered with an unknown outcome
-	Refused      int          // answers that a call did not run; it was sent again
-	TimedOut     int          // calls given up
-	Long         int          // events that waited in the middle
-	Moved        int          // storage accesses that failed because the object had moved
-	Stale        int          // replies held back because their activation was stale
-	Waited       int          // storage accesses that waited for the verdict
-	Asked        int          // requests for promises, and promises, that arrived
-	Promised     int          // of these, promises
-	Moves        int          // replicas that moved to another node
-	Quiet        int          // process starts after the first
-	Acquires     int          // tokens opened
-	Released     int          // tokens given back
-	Snapshots    int          // installed
+	Acked        int                     // calls answered
+	Kinds        [opKinds]int            // of them
+	MayHaveRun   int                     // answered with an unknown outcome
+	Refused      int                     // answers that a call did not run; it was sent again
+	TimedOut     int                     // calls given up
+	Long         int                     // events that waited in the middle
+	Moved        int                     // storage accesses that failed because the object had moved
+	Stale        int                     // replies held back because their activation was stale
+	Waited       int                     // storage accesses that waited for the verdict
+	Asked        int                     // requests for promises, and promises, that arrived
+	Promised     int                     // of these, promises
+	Removed      int                     // replicas that left a node
+	Left         int                     // nodes that are members no more
+	GivenUp      int                     // members that were dead for too long
+	Steps        [ring.StepOrder + 1]int // of the planner
+	Regressed    int                     // replicas found behind their watermark
+	Abstaining   int                     // starts of such
+	Halted       int                     // of them
+	Quiet        int                     // process starts after the first
+	Acquires     int                     // tokens opened
+	Released     int                     // tokens given back
+	Snapshots    int                     // installed
 	Truncations  int
 	Epochs       int
 	Restarts     int
@@ -43,7 +51,8 @@ func (s *Stats) Add(o *Stats) {
 	s.Virtual += o.Virtual
 	for _, p := range []struct{ to, from *int }{{&s.Acked, &o.Acked}, {&s.MayHaveRun, &o.MayHaveRun}, {&s.Refused, &o.Refused},
 		{&s.TimedOut, &o.TimedOut}, {&s.Long, &o.Long}, {&s.Moved, &o.Moved}, {&s.Stale, &o.Stale}, {&s.Waited, &o.Waited},
-		{&s.Asked, &o.Asked}, {&s.Promised, &o.Promised}, {&s.Quiet, &o.Quiet}, {&s.Moves, &o.Moves},
+		{&s.Asked, &o.Asked}, {&s.Promised, &o.Promised}, {&s.Quiet, &o.Quiet}, {&s.Removed, &o.Removed}, {&s.Left, &o.Left}, {&s.GivenUp, &o.GivenUp},
+		{&s.Regressed, &o.Regressed}, {&s.Abstaining, &o.Abstaining}, {&s.Halted, &o.Halted},
 		{&s.Acquires, &o.Acquires}, {&s.Released, &o.Released}, {&s.Snapshots, &o.Snapshots}, {&s.Truncations, &o.Truncations},
 		{&s.Epochs, &o.Epochs}, {&s.Restarts, &o.Restarts},
 		{&s.Dropped, &o.Dropped}, {&s.Syncs, &o.Syncs}, {&s.Panics, &o.Panics}} {
@@ -51,6 +60,9 @@ func (s *Stats) Add(o *Stats) {
 	}
 	for i := range s.Kinds {
 		s.Kinds[i] += o.Kinds[i]
+	}
+	for i := range s.Steps {
+		s.Steps[i] += o.Steps[i]
 	}
 	for i := range s.Faults {
 		s.Faults[i] += o.Faults[i]
@@ -73,9 +85,13 @@ func (s *Stats) lines() []line {
 		line{"events that waited in the middle", s.Long}, line{"storage accesses failed: moved", s.Moved},
 		line{"storage accesses that waited", s.Waited}, line{"stale replies held back", s.Stale},
 		line{"pings about promises", s.Asked}, line{"promises", s.Promised}, line{"starts with a quiet time", s.Quiet},
-		line{"replicas moved", s.Moves}, line{"tokens opened", s.Acquires}, line{"tokens released", s.Released}, line{"process starts", s.Restarts},
+		line{"replicas removed", s.Removed}, line{"nodes gone", s.Left}, line{"members given up", s.GivenUp},
+		line{"replicas found behind their watermark", s.Regressed}, line{"starts of such", s.Abstaining}, line{"such halted", s.Halted}, line{"tokens opened", s.Acquires}, line{"tokens released", s.Released}, line{"process starts", s.Restarts},
 		line{"activations dropped", s.Dropped}, line{"events that synced", s.Syncs}, line{"events that panicked", s.Panics},
 		line{"snapshots installed", s.Snapshots}, line{"logs truncated", s.Truncations}, line{"ring epochs", s.Epochs})
+	for k := ring.StepJoin; k <= ring.StepOrder; k++ {
+		out = append(out, line{"step: " + k.String(), s.Steps[k]})
+	}
 	total := 0
 	for c, n := range s.Faults {
 		total += n

@@ -118,7 +118,7 @@ func TestPorcupineAgrees(t *testing.T) {
 		if res.Violation != nil {
 			t.Fatal(res.Violation)
 		}
-		for object := range shards * objects {
+		for object := range res.Chains {
 			if !porcupine.CheckOperations(register, history(res, object)) {
 				t.Fatalf("seed %d: the history of object %d is not linearizable", seed, object)
 			}

@@ -5,7 +5,6 @@ import (
 	"io"
 	"log/slog"
 	"runtime/debug"
-	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -16,8 +15,11 @@ import (
 )
 
 const (
-	shards = 4
-	copies = 3
+	// formationTime is left to a cluster to form before the first fault.
+	formationTime = 500 * time.Millisecond
+
+	copies   = 3
+	machines = maxNodes + 1
 
 	maxEvents  = 10_000_000 // of a run: usual are some 300,000
 	maxPending = 100_000    // at a time: usual are some hundreds
@@ -59,26 +61,31 @@ type world struct {
 	calm   time.Duration // when faults end
 	stop   time.Duration // when clients end
 	net    network
-	nodes  []*node
-	models []*model
-	moves  [shards]move
-	gen    int // newest generation of replicas
-	keep   int // log entries kept
+	nodes  []*node  // by machine
+	models []*model // by group: the system group, then the shards'
+	keep   int      // log entries kept
+
+	groups  int // the system group and one for each shard
+	members int // at most at a time
+	first   *ring.Ring
+	newest  *ring.Ring          // committed
+	rings   [][]byte            // by epoch, from 1: what was committed
+	names   ring.NodeID         // newest handed out
+	slots   map[ring.NodeID]int // where nodes live, and lived
+	homes   []home              // by replica
+	lost    map[uint64]bool     // replicas whose disk is gone, or has forgotten something
+	ghosts  map[int]int         // machines with a second process of the same node, and where that runs: mutants only
 
 	policy, stalePolicy host.Policy
 
-	clock     bool       // leases rest on promises and clocks, else on rounds
-	epoch     ring.Epoch // newest ring; nodes hear of it or not
+	clock     bool // leases rest on promises and clocks, else on rounds
 	cuts      uint64
-	wiped     bool
 	powerNext bool // power goes at the next reply
 
 	ops     []Op
 	kinds   []opKind
-	served  []time.Duration // by shard: first answer to a call begun after the calm
-	seen    [maxNodes][shards]view
-	synced  [maxNodes][shards]view
-	gates   [shards]uint64 // by shard: newest log index that a reply depended on
+	served  []time.Duration // by group: first answer to a call begun after the calm
+	gates   []uint64        // by group: newest log index that a reply depended on
 	broken  *Violation
 	stats   Stats
 	clients []*client
@@ -95,7 +102,7 @@ func Run(cfg Config) (res Result) {
 	w.run()
 	w.finish()
 	res = Result{Violation: w.broken, Hash: w.hash, On: w.on, Stats: w.stats, Ops: w.ops}
-	for _, m := range w.models {
+	for _, m := range w.models[1:] {
 		for o := range objects {
 			res.Chains = append(res.Chains, m.chains[o])
 		}
@@ -114,30 +121,57 @@ func (w *world) build() {
 		CacheBytes: w.pick(400), IdleTicks: uint64(1 + w.pick(40))}
 	w.stalePolicy = w.policy
 	w.stalePolicy.AllowStaleReplies = true
-	w.epoch = 1
 	if w.clock = w.chance(0.5); w.cfg.Profile.Lease != "" {
 		w.clock = w.cfg.Profile.Lease == "clock"
 	}
-	n := 3 + w.pick(maxNodes-2)
-	for shard := range shards {
+	n := w.drawSize()
+	w.members = min(n+1, maxNodes)
+	w.groups = 1 + 2*w.members // a ring takes half as many members as shards
+	w.slots, w.lost, w.ghosts = map[ring.NodeID]int{}, map[uint64]bool{}, map[int]int{}
+	w.gates = make([]uint64, w.groups)
+	for id := range w.members + 1 {
+		w.nodes = append(w.nodes, newNode(w, id))
+	}
+	var members []ring.Member
+	for _, n := range w.nodes[:n] {
+		n.settle(true)
+		members = append(members, ring.Member{ID: n.name, Addr: fmt.Sprintf("machine-%d:1", n.id)})
+	}
+	var err error
+	if w.first, err = ring.First(ring.ClusterID{1}, members, w.groups-1, copies); err != nil {
+		panic(err)
+	}
+	w.settle(w.first)
+	for g := range w.groups {
+		a, _ := w.first.Group(ring.GroupID(g))
 		var voters []uint64
-		for k := range copies {
-			voters = append(voters, makeReplicaID(0, shard, (shard+k)%n))
+		for _, rep := range a.Replicas {
+			voters = append(voters, uint64(rep.ID))
 		}
-		w.models = append(w.models, newModel(shard, voters))
+		w.models = append(w.models, newModel(g, voters))
 	}
-	for id := range n {
-		d := &disk{base: make([]*image, shards), cur: make([]*image, shards)}
-		for shard, m := range w.models {
-			if rid := makeReplicaID(0, shard, id); slices.Contains(m.founders, rid) {
-				d.place(shard, newImage(rid, m.founders))
-			}
-		}
-		w.nodes = append(w.nodes, &node{w: w, id: id, disk: d, rate: w.drawRate()})
-	}
-	w.served = make([]time.Duration, shards)
+	w.models[0].ringPut = w.ringCommitted
+	w.served = make([]time.Duration, w.groups)
 	w.trace("seed", w.cfg.Seed, uint64(w.on), uint64(n))
-	w.note("%d nodes, log of %d entries, leases by the clock: %v, faults: %v", n, w.keep, w.clock, w.on)
+	w.note("%d nodes, at most %d, log of %d entries, leases by the clock: %v, faults: %v", n, w.members, w.keep, w.clock, w.on)
+}
+
+// drawSize draws how many nodes a cluster begins with: few more often than many.
+func (w *world) drawSize() int {
+	if n := w.cfg.Profile.Nodes; n != 0 {
+		return n
+	}
+	switch p := w.rng.Float64(); {
+	case p < 0.45:
+		return 3
+	case p < 0.70:
+		return 4
+	case p < 0.85:
+		return 5
+	case p < 0.93:
+		return 6
+	}
+	return maxNodes
 }
 
 // drawRate draws how fast a clock runs, at the bounds as often as between.
@@ -163,17 +197,18 @@ func (w *world) run() {
 		}
 	}()
 	for _, n := range w.nodes {
-		n.start()
+		if n.name != 0 {
+			n.start()
+		}
 	}
 	for i := range w.cfg.Profile.Clients {
-		w.clients = append(w.clients, newClient(w, i, -1))
+		w.clients = append(w.clients, newClient(w, i, 0))
 	}
-	w.nextFault()
-	w.nextEpoch()
+	w.after(formationTime, w.nextFault)
 	w.after(w.calm, func() {
 		w.beCalm()
-		for shard := range shards { // one client for each shard, so that each is asked at once
-			w.clients = append(w.clients, newClient(w, len(w.clients), shard))
+		for g := 1; g < w.groups; g++ { // one client for each shard, so that each is asked at once
+			w.clients = append(w.clients, newClient(w, len(w.clients), g))
 		}
 		w.after(serveWithin, w.checkServed)
 	})
@@ -191,16 +226,16 @@ func (w *world) finish() {
 	if w.broken != nil {
 		return
 	}
-	byObject := make([][]Op, shards*objects)
+	byObject := make([][]Op, (w.groups-1)*objects)
 	for i := range w.ops {
 		if o := &w.ops[i]; !o.Echo {
 			byObject[o.Object] = append(byObject[o.Object], *o)
 		}
 	}
 	for object, ops := range byObject {
-		chain := w.models[object/objects].chains[object%objects]
+		chain := w.models[1+object/objects].chains[object%objects]
 		if err := CheckObject(ops, chain); err != nil {
-			w.fail("I1 linearizable", "object %d of shard %d: %v", object%objects, object/objects, err)
+			w.fail("I1 linearizable", "object %d of group %d: %v", object%objects, 1+object/objects, err)
 			return
 		}
 	}
@@ -210,9 +245,9 @@ func (w *world) finish() {
 func (w *world) acknowledged(c *client, o *Op) {
 	w.stats.Acked++
 	w.stats.Kinds[w.kinds[o.ID-1]]++
-	shard := o.Object / objects
-	if o.Call >= w.calm && w.served[shard] == 0 {
-		w.served[shard] = w.now
+	group := 1 + o.Object/objects
+	if o.Call >= w.calm && w.served[group] == 0 {
+		w.served[group] = w.now
 		w.stats.SlowestServe = max(w.stats.SlowestServe, w.now-w.calm)
 	}
 	if w.powerNext && w.now < w.calm {
@@ -224,41 +259,21 @@ func (w *world) acknowledged(c *client, o *Op) {
 
 // checkServed holds I16: after the faults every shard serves again, soon.
 func (w *world) checkServed() {
-	for shard, at := range w.served {
-		if at == 0 {
-			w.fail("I16 liveness", "shard %d has answered nothing for %v since all faults ended", shard, serveWithin)
+	for group, at := range w.served {
+		if at == 0 && group > 0 {
+			w.fail("I16 liveness", "group %d has answered nothing for %v since all faults ended", group, serveWithin)
 		}
 	}
 }
 
-// nextEpoch makes new rings from time to time. Each node hears of each, late, or not.
-func (w *world) nextEpoch() {
-	w.after(w.between(time.Second, 8*time.Second), func() {
-		w.epoch++
-		w.stats.Epochs++
-		e := w.epoch
-		for _, n := range w.nodes {
-			if w.faulty(wrongHint) && w.chance(0.3) {
-				w.count(wrongHint)
-				continue
-			}
-			inc := n.inc
-			w.after(w.between(0, 3*time.Second), func() {
-				n.do(inc, func() {
-					for _, r := range n.reps {
-						if r != nil {
-							r.g.SetEpoch(e)
-						}
-					}
-				})
-			})
-		}
-		w.nextEpoch()
-	})
-}
+// hint is an epoch that a starting founder may know: any so far.
+func (w *world) hint() ring.Epoch { return 1 + ring.Epoch(w.rng.Uint64N(uint64(len(w.rings)+1))) }
 
-// hint is an epoch that a starting node may know: any so far.
-func (w *world) hint() ring.Epoch { return 1 + ring.Epoch(w.rng.Uint64N(uint64(w.epoch))) }
+// aVoter is a machine that holds a voter of the group, as far as anybody knows.
+func (w *world) aVoter(group int) int {
+	voters := w.models[group].conf.voters
+	return w.nodeOf(voters[w.pick(len(voters))])
+}
 
 // stray sends a copy of a proposal, much later, to some replica of the shard, as a node that forwards proposals would.
 func (w *world) stray(r *rep, data []byte) {
@@ -273,11 +288,11 @@ func (w *world) stray(r *rep, data []byte) {
 		}
 		to := voters[w.pick(len(voters))]
 		for _, v := range voters { // whoever leads, if anybody: others drop proposals
-			if t := w.nodes[nodeOf(v)].byReplica(v); t != nil && t.leads() {
+			if t := w.nodes[w.nodeOf(v)].byReplica(v); t != nil && t.leads() {
 				to = v
 			}
 		}
-		dst := w.nodes[nodeOf(to)]
+		dst := w.nodes[w.nodeOf(to)]
 		dst.do(dst.inc, func() {
 			t := dst.byReplica(to)
 			if t == nil {
