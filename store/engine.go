@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -61,6 +62,7 @@ type Engine struct {
 	lock  io.Closer
 	db    *pebble.DB
 	gate  *gate
+	open  atomic.Bool // a WAL that fails ends the process
 
 	admin sync.Mutex // one change of identity or of the set of replicas at a time; taken before mu
 
@@ -135,12 +137,13 @@ func (e *Engine) openLocked(opts Options) error {
 	if err := e.loadWatermark(); err != nil {
 		return err
 	}
+	e.open.Store(true)
 	return e.sweep()
 }
 
 func (e *Engine) pebbleOptions(opts Options, mustExist bool) *pebble.Options {
 	o := &pebble.Options{
-		FS:                          e.fs,
+		FS:                          walGuard{e.fs, e.Fatal, &e.open},
 		Logger:                      pebbleLogger{e},
 		FormatMajorVersion:          pebbleFormat,
 		ErrorIfNotExists:            mustExist,

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -306,7 +307,7 @@ func TestFailedSyncEndsTheProcess(t *testing.T) {
 			opts := testOptions(fs)
 			opts.Fatal = func(msg string) {
 				fatal <- msg
-				runtime.Goexit() // what os.Exit does, as far as a test can
+				select {} // like os.Exit, it runs nothing that is deferred
 			}
 			e, err := Open("/d", opts) // never closed: its process is dead
 			must(t, err)
@@ -322,6 +323,56 @@ func TestFailedSyncEndsTheProcess(t *testing.T) {
 				t.Fatalf("the operation came back with %v", err)
 			case <-time.After(10 * time.Second):
 				t.Fatal("nobody heard of the failed fsync")
+			}
+		})
+	}
+}
+
+// TestFullDiskEndsTheProcess: a new WAL that cannot be made reaches the fatal hook in words, though Pebble would panic.
+func TestFullDiskEndsTheProcess(t *testing.T) {
+	for name, full := range map[string]func(o errorfs.Op) bool{
+		"no new file":            func(o errorfs.Op) bool { return o.Kind == errorfs.OpCreate || o.Kind == errorfs.OpReuseForWrite },
+		"no new directory entry": func(o errorfs.Op) bool { return o.Kind == errorfs.OpFileSync && strings.HasSuffix(o.Path, dirDatabase) },
+		"no room":                func(o errorfs.Op) bool { return o.Kind == errorfs.OpFileWrite },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var on atomic.Bool
+			fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(o errorfs.Op) error {
+				if on.Load() && full(o) {
+					return syscall.ENOSPC
+				}
+				return nil
+			}))
+			fatal := make(chan string, 16)
+			opts := testOptions(fs)
+			opts.MemTableBytes = 256 << 10
+			opts.Fatal = func(msg string) {
+				fatal <- msg
+				select {}
+			}
+			e, err := Open("/d", opts) // never closed: its process is dead
+			must(t, err)
+			must(t, e.PutRecord("r", make([]byte, 100)))
+			on.Store(true)
+			success := make(chan error, 1)
+			go func() {
+				for i := range 100 {
+					if err := e.PutRecord(fmt.Sprint(i), make([]byte, 32<<10)); err != nil {
+						success <- err
+						return
+					}
+				}
+				success <- nil
+			}()
+			select {
+			case msg := <-fatal:
+				if !strings.Contains(msg, syscall.ENOSPC.Error()) || !strings.Contains(msg, "/d/") {
+					t.Errorf("the hook heard %q", msg)
+				}
+			case err := <-success:
+				t.Fatalf("the writes came back with %v", err)
+			case <-time.After(10 * time.Second):
+				t.Fatal("nobody heard of the full disk")
 			}
 		})
 	}
