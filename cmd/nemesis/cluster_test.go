@@ -41,6 +41,7 @@ type process struct {
 	number int // of its namespace and address, from 1
 	args   []string
 	log    string
+	disk   *disk // nil: its directory is on the machine's own
 	cmd    *exec.Cmd
 	out    *watched
 	ended  chan struct{} // closed when cmd has ended; its state is set then
@@ -93,6 +94,15 @@ func newCluster(t *testing.T, shards int, extra ...string) *cluster {
 
 func (c *cluster) form(t *testing.T, n int) {
 	t.Helper()
+	c.founders(n)
+	for _, p := range c.nodes {
+		p.start(t)
+	}
+	c.waitWhole(t, 40*time.Second)
+}
+
+// founders are n nodes that will form a cluster, not started yet.
+func (c *cluster) founders(n int) {
 	for i := range n {
 		var seeds []string
 		for j := range n {
@@ -102,10 +112,6 @@ func (c *cluster) form(t *testing.T, n int) {
 		}
 		c.nodes = append(c.nodes, c.process(i+1, c.data(i+1), seeds, "--bootstrap-expect", strconv.Itoa(n), "--shards", strconv.Itoa(c.shards)))
 	}
-	for _, p := range c.nodes {
-		p.start(t)
-	}
-	c.waitWhole(t, 40*time.Second)
 }
 
 func gossipAddr(i int) string { return nodeIP(i) + ":7421" }
@@ -200,7 +206,11 @@ func (p *process) start(t *testing.T) {
 	}
 	defer log.Close()
 	fmt.Fprintf(log, "--- started at %s\n", time.Now().Format(time.StampMilli))
-	cmd, ended := in(net.node(p.number), p.c.binary, p.args...), make(chan struct{})
+	name, args := p.c.binary, p.args
+	if p.disk != nil {
+		name, args = p.disk.mounted(name, args)
+	}
+	cmd, ended := in(net.node(p.number), name, args...), make(chan struct{})
 	cmd.Env = append(os.Environ(), p.c.env...)
 	p.out = newWatched()
 	cmd.Stdout, cmd.Stderr = p.out, log

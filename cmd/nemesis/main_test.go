@@ -22,6 +22,7 @@ import (
 var (
 	enabled  = flag.Bool("nemesis", false, "drive real processes in network namespaces; needs root, ip and nft")
 	times    = flag.Bool("nemesis.times", true, "fail where a time limit of a scenario is missed; false prints it: for machines that have other work")
+	install  = flag.Bool("nemesis.install", false, "install, from Debian packages, the tools that scenarios need and that are missing")
 	long     = flag.Bool("nemesis.long", false, "add the long cuts and stops, and more kills")
 	idleTime = flag.Duration("nemesis.idle", 20*time.Second, "how long idle nodes are measured")
 )
@@ -100,6 +101,9 @@ func outer() (code int, err error) {
 	bin, err := build(tmp)
 	if err != nil {
 		return 1, err
+	}
+	if *install {
+		installTools()
 	}
 	swept, err := sweep()
 	if err != nil {

@@ -36,6 +36,7 @@ type user struct {
 	changes []named // planned work
 	faults  map[string]int
 	broken  atomic.Int64 // promises to callers
+	judges  []func(ops []op)
 }
 
 // window is the time of a fault, and the counters that it is expected to hit.
@@ -182,6 +183,9 @@ func (u *user) finish() verdict {
 	calls, undecided := u.sample.check(u)
 	v.calls += calls
 	remark(u.t, "registers and queues: %d calls, %d of unknown outcome, searched for a legal order object by object", calls, undecided)
+	for _, judge := range u.judges {
+		judge(v.ops)
+	}
 	v.violations = int(u.broken.Load())
 	for _, w := range u.windows {
 		for _, key := range w.Keys {
