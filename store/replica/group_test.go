@@ -287,3 +287,24 @@ func TestHeartbeatsLeaveTogether(t *testing.T) {
 		}
 	}
 }
+
+// An entry that a version does not know stops its replicas before it: it must still be there for a version that does.
+func TestGroupDoesNotSkipWhatItDoesNotKnow(t *testing.T) {
+	c := newTrio(t)
+	c.g[1].Campaign()
+	c.pump()
+	before := c.g[1].Applied()
+	if err := c.g[1].rn.Propose([]byte{99}); err != nil {
+		t.Fatal(err)
+	}
+	c.pump()
+	c.tick(5)
+	for id, g := range c.g {
+		if g.Err() == nil {
+			t.Errorf("replica %d goes on", id)
+		}
+		if g.Applied() != before {
+			t.Errorf("replica %d has applied up to %d; the entry at %d is not known", id, g.Applied(), before+1)
+		}
+	}
+}
