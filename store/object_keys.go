@@ -3,7 +3,9 @@ package store
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math"
+	"time"
 )
 
 // The index of alarms: kind ‖ time ‖ class ‖ 0 ‖ key, with an empty value. The time is in milliseconds since the epoch, big endian, so that
@@ -37,3 +39,26 @@ func ParseAlarmKey(b []byte) (at int64, class, key string, ok bool) {
 
 // AlarmRange is where the index of alarms begins, and where it ends.
 func AlarmRange() (start, end []byte) { return []byte{kindAlarm}, []byte{kindAlarm + 1} }
+
+// DescribeKey says in words what a key of a shard's state is.
+func DescribeKey(key []byte) string {
+	if at, class, k, ok := ParseAlarmKey(key); ok {
+		return fmt.Sprintf("the index of alarms, of %s/%s at %s", class, k, time.UnixMilli(at).UTC().Format(time.RFC3339))
+	}
+	if len(key) == 0 {
+		return "the empty key"
+	}
+	if key[0] == kindSystem {
+		return fmt.Sprintf("the record %q of the system shard", key[1:])
+	}
+	class, rest, ok := bytes.Cut(key[1:], []byte{0})
+	if object, item, more := bytes.Cut(rest, []byte{0}); ok && more {
+		switch key[0] {
+		case kindObject:
+			return fmt.Sprintf("key %q of %s/%s", item, class, object)
+		case kindMeta:
+			return fmt.Sprintf("record %x of %s/%s", item, class, object)
+		}
+	}
+	return fmt.Sprintf("key %x", key)
+}

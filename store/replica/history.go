@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -25,14 +26,20 @@ func loadHistory(e *store.Engine, l *LogStore, applied uint64, f store.Fence) (h
 	return store.NewHistory(applied, f, nil), err
 }
 
+// errHistoryGap is what a version without histories leaves behind.
+var errHistoryGap = errors.New("a version without histories has run here, and the log from then on is gone")
+
 // replay goes on from a stored head to applied, by the log.
 func replay(l *LogStore, head store.HistoryHead, applied uint64, f store.Fence) (*store.History, error) {
 	first, err := l.FirstIndex()
 	if err != nil {
 		return nil, err
 	}
-	if head.Index > applied || head.Index+1 < first && head.Index != applied {
-		return nil, fmt.Errorf("%v: the history ends at %d, the state reflects %d and the log begins at %d", l.g, head.Index, applied, first)
+	if head.Index < applied && head.Index+1 < first {
+		return nil, fmt.Errorf("%w (it ends at %d, and the log begins at %d)", errHistoryGap, head.Index, first)
+	}
+	if head.Index > applied {
+		return nil, fmt.Errorf("the history goes to %d, and the state to %d", head.Index, applied)
 	}
 	h, fence := store.ResumeHistory(head), head.Fence
 	var c store.Command
@@ -50,9 +57,17 @@ func replay(l *LogStore, head store.HistoryHead, applied uint64, f store.Fence) 
 		h.Take(at-1, fence)
 	}
 	if fence != f {
-		return nil, fmt.Errorf("%v: by history and log the fence is %+v after %d, and %+v is stored", l.g, fence, applied, f)
+		return nil, fmt.Errorf("after %d the fence is %s by history and log, and %s is stored", applied, fenceText(fence), fenceText(f))
 	}
 	return h, nil
+}
+
+func fenceText(f store.Fence) string {
+	s := fmt.Sprintf("token %d of replica %d on node %v (boot %v, term %d), number %d, epoch %d", f.Token, f.Holder.Replica, f.Holder.Node, f.Holder.Boot, f.Term, f.Seq, f.Epoch)
+	if f.Released {
+		s += ", released"
+	}
+	return s
 }
 
 // retrace does with one entry what Group.decide does, as far as fence and history go. Times are not known any more.
