@@ -95,6 +95,7 @@ func benchmarkCluster(b *testing.B, method string, callers, objects int) {
 	b.StopTimer()
 	after := totals(nodes)
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "calls/s")
+	b.ReportMetric(float64(after.Entries-before.Entries)/float64(b.N), "entries/call")
 	b.ReportMetric(float64(after.Syncs-before.Syncs)/float64(b.N), "fsyncs/call")
 	b.ReportMetric((after.SyncTime-before.SyncTime).Seconds()*1000/float64(after.Syncs-before.Syncs), "ms/fsync")
 	b.ReportMetric(float64(after.Frames-before.Frames)/float64(b.N), "raftframes/call")
@@ -105,6 +106,7 @@ func benchmarkCluster(b *testing.B, method string, callers, objects int) {
 func totals(nodes []*Node) (t replica.Stats) {
 	for _, n := range nodes {
 		s := n.driver.Load().Stats()
+		t.Entries += s.Entries
 		t.Syncs += s.Syncs
 		t.Frames += s.Frames
 		t.Appended += s.Appended

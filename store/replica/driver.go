@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -66,7 +67,7 @@ type Driver struct {
 }
 
 type driverStats struct {
-	rounds, proposed, applied, dropped, frames, led, sent, unsent, installed atomic.Uint64
+	rounds, batches, entries, applied, dropped, frames, led, sent, unsent, installed atomic.Uint64
 	sending                                                                  atomic.Int64
 }
 
@@ -74,6 +75,7 @@ type driverStats struct {
 type Stats struct {
 	Rounds   uint64        // turns of the loop
 	Batches  uint64        // owners' batches taken
+	Entries  uint64        // log entries that they were gathered into
 	Applied  uint64        // apply tasks stored
 	Frames   uint64        // Raft frames sent
 	Dropped  uint64        // received frames dropped for lack of room
@@ -213,7 +215,7 @@ func (d *Driver) Hint(g ring.GroupID) (h Hint, ok bool) {
 
 // Stats reads the counters. Safe from any goroutine.
 func (d *Driver) Stats() Stats {
-	return Stats{Rounds: d.stats.rounds.Load(), Batches: d.stats.proposed.Load(), Applied: d.stats.applied.Load(),
+	return Stats{Rounds: d.stats.rounds.Load(), Batches: d.stats.batches.Load(), Entries: d.stats.entries.Load(), Applied: d.stats.applied.Load(),
 		Frames: d.stats.frames.Load(), Dropped: d.stats.dropped.Load(),
 		Appends: d.disk.appends.Load(), Syncs: d.disk.syncs.Load(), Appended: d.disk.tasks.Load(),
 		SyncTime: time.Duration(d.disk.syncNanos.Load()),
@@ -237,6 +239,8 @@ func (d *Driver) Run(ctx context.Context) error {
 			d.endAll("the node is stopping")
 			return nil
 		case <-d.inbox.wake:
+			// What woke the driver seldom comes alone: who can run now goes first, and what they ask for is done in the same round.
+			runtime.Gosched()
 		case now := <-ticker.C:
 			ticks = d.ticksSince(&last, now)
 		}
@@ -338,7 +342,7 @@ func (d *Driver) submit(s submission) {
 		m.guard(func() { m.g.Confirm(s.l.token, s.round) })
 	} else {
 		s.l.waiting.Add(-s.bytes)
-		d.stats.proposed.Add(1)
+		d.stats.batches.Add(1)
 		// Refused: the token is over, and the owner hears so. Limits were checked when the batch was handed in.
 		m.guard(func() { _ = m.g.Commit(s.l.token, s.writes) })
 	}
@@ -391,6 +395,7 @@ func (d *Driver) process() {
 
 // act does what an Output says, in its order, but for the Apply tasks, which are gathered for one batch.
 func (m *member) act(o *Output) {
+	m.d.stats.entries.Add(uint64(o.Proposed))
 	for _, e := range o.Lost {
 		m.lost(e.Token, e.Reason)
 	}

@@ -136,6 +136,8 @@ type Output struct {
 	Apply  []*ApplyTask
 	Events []Event // Opened, Applied, Confirmed
 	Pings  []Ping  // leave behind Send: who is asked has then heard who asks
+
+	Proposed int // entries made of the owner's batches; a figure, nothing to do
 }
 
 func (o *Output) reset() {
@@ -165,12 +167,13 @@ type Group struct {
 	promise  promiser
 	declines bool // to lead: see Decline
 
-	out    Output  // given away by Ready
-	lost   []Event // to be given away next
-	events []Event
-	pings  []Ping
-	failed error
-	cmd    store.Command // reused by decide
+	out      Output  // given away by Ready
+	lost     []Event // to be given away next
+	events   []Event
+	pings    []Ping
+	proposed int
+	failed   error
+	cmd      store.Command // reused by decide
 }
 
 // NewGroup starts a replica from its storage.
@@ -396,6 +399,7 @@ func (g *Group) Ready() *Output {
 	g.out.Events = append(g.out.Events, g.events...)
 	g.out.Pings = append(g.out.Pings, g.pings...)
 	g.lost, g.events, g.pings = g.lost[:0], g.events[:0], g.pings[:0]
+	g.out.Proposed, g.proposed = g.proposed, 0
 	return &g.out
 }
 

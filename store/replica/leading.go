@@ -204,6 +204,7 @@ func (g *Group) proposeEntry() {
 	l.queue = append(l.queue[:0], l.queue[n:]...)
 	l.queued -= size
 	l.next += uint64(n)
+	g.proposed++
 	l.flight = append(l.flight, entry{last: l.next - 1, bytes: size, tick: g.ticks})
 	l.inFlight += size
 	if err := g.rn.Propose(buf); err != nil && !mutDropIsIgnored() {
