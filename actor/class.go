@@ -107,6 +107,10 @@ func (d *definition) setOptions(opts []ClassOption) (errs []error) {
 	const unset = -1 << 40
 	o := ClassOptions{IdleTimeout: unset, MailboxLimit: unset, StorageLimit: unset, Version: unset}
 	for _, opt := range opts {
+		if opt == nil {
+			errs = append(errs, fmt.Errorf("class %s: an option is nil", d.name))
+			continue
+		}
 		opt(&o)
 	}
 	check := func(what string, set, bad bool, value any) bool {

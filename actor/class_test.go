@@ -101,6 +101,9 @@ func TestDefineRefuses(t *testing.T) {
 	if (Class{}).Err() == nil || Define[*good]("G", nil).Err() == nil {
 		t.Error("the zero Class or a nil constructor passes")
 	}
+	if err := Define("G", newGood, nil).Err(); err == nil || err.Error() != "class G: an option is nil" {
+		t.Errorf("a nil option: %v", err)
+	}
 }
 
 type greeter interface {
@@ -259,7 +262,7 @@ func TestReturned(t *testing.T) {
 		{errors.New("plain"), Error{Code: CodeApp, Message: "plain"}},
 		{app, Error{Code: CodeApp, App: "sold-out", Message: "none left"}},
 		{fmt.Errorf("wrapped: %w", app), Error{Code: CodeApp, App: "sold-out", Message: "wrapped: sold-out: none left"}},
-		{nested, Error{Code: CodeOverloaded, Retryable: true, Overloaded: true, Object: ID{"C", "k"}, Message: nested.Error()}},
+		{nested, Error{Code: CodeOverloaded, Retryable: true, Overloaded: true, Object: ID{"C", "k"}, Message: "a queue is full: call less often, or again later"}},
 		{ErrMoved, Error{Code: CodeMoved, Message: MovedText}},
 		{context.DeadlineExceeded, Error{Code: CodeDeadline, Message: context.DeadlineExceeded.Error()}},
 	} {

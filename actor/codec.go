@@ -19,8 +19,9 @@ const (
 )
 
 // Marshal encodes a value as stored values, arguments and results are: msgpack with compact integers; struct fields are named by
-// their msgpack tag, else their json tag. The bytes are the caller's.
-func Marshal(v any) ([]byte, error) {
+// their msgpack tag, else their json tag. The bytes are the caller's. Refused is, beside types that have no encoding, what is nested deeper than
+// 100, and so whatever leads back to itself, and a value whose own encoder panics.
+func Marshal(v any) (b []byte, err error) {
 	// A few types make up most calls, and need no encoder.
 	switch v := v.(type) {
 	case int64:
@@ -28,6 +29,14 @@ func Marshal(v any) ([]byte, error) {
 	case nil:
 		return []byte{0xc0}, nil
 	}
+	if err := checkNesting(v); err != nil {
+		return nil, err
+	}
+	defer func() { // the library panics on some values, and types may bring their own encoders
+		if r := recover(); r != nil {
+			b, err = nil, fmt.Errorf("encoding a %T panicked: %v", v, r)
+		}
+	}()
 	var buf bytes.Buffer
 	enc := msgpack.GetEncoder()
 	defer msgpack.PutEncoder(enc)
@@ -69,14 +78,25 @@ func appendUint64(b []byte, n uint64) []byte {
 }
 
 // Unmarshal decodes what Marshal wrote into a pointer; b is not kept. Bytes after the value are an error. Into an any, integers become
-// int64, those above its range uint64, bytes a string, and maps map[string]any.
-func Unmarshal(b []byte, into any) error {
+// int64, those above its range uint64, bytes a string, and maps map[string]any. An integer that does not fit its variable is an error, and so is
+// a panic of a type's own decoder.
+func Unmarshal(b []byte, into any) (err error) {
 	if p, ok := into.(*int64); ok && p != nil {
 		if n, ok := readInt(b); ok {
 			*p = n
 			return nil
 		}
 	}
+	if t := reflect.TypeOf(into); t != nil && t.Kind() == reflect.Pointer {
+		if err := checkIntegers(t.Elem(), b); err != nil {
+			return err
+		}
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("decoding a %T panicked: %v", into, r)
+		}
+	}()
 	r := bytes.NewReader(b)
 	dec := msgpack.GetDecoder()
 	defer msgpack.PutDecoder(dec)

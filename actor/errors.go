@@ -131,13 +131,7 @@ var (
 
 // Error is the message, after the application's name for it if it has one; the object and its lease follow in brackets.
 func (e *Error) Error() string {
-	s := e.Message
-	if s == "" {
-		s = e.Code.String()
-		if int(e.Code) < len(codes) && codes[e.Code].text != "" {
-			s = codes[e.Code].text
-		}
-	}
+	s := e.text()
 	if e.App != "" {
 		s = e.App + ": " + s
 	}
@@ -148,6 +142,16 @@ func (e *Error) Error() string {
 		return fmt.Sprintf("%s [%v]", s, e.Object)
 	}
 	return fmt.Sprintf("%s [%v, epoch %d, token %d]", s, e.Object, e.Epoch, e.Token)
+}
+
+func (e *Error) text() string {
+	switch {
+	case e.Message != "":
+		return e.Message
+	case int(e.Code) < len(codes) && codes[e.Code].text != "":
+		return codes[e.Code].text
+	}
+	return e.Code.String()
 }
 
 // Is reports whether target is an *Error of the same code. An application error's name counts too, unless target has none.

@@ -155,9 +155,10 @@ func Returned(err error) *Error {
 	} else if errors.Is(err, context.DeadlineExceeded) {
 		out.Code = CodeDeadline
 	}
-	if e, ok := err.(*Error); !ok || e.Message == "" {
-		// What was wrapped around it is worth reading, and says the name and the object already.
-		out.Message = err.Error()
+	if _, ok := err.(*Error); !ok {
+		out.Message = err.Error() // what was wrapped around it is worth reading, and says the name and the object already
+	} else if out.Message == "" {
+		out.Message = out.text()
 	}
 	out.Outcome, out.Remote = Ran, true
 	return out

@@ -14,9 +14,6 @@ import (
 // nested deeper than 100, is refused with ErrBadArgument. In JSON it is base64, like any []byte.
 type Raw []byte
 
-// maxRawDepth: decoders recurse.
-const maxRawDepth = 100
-
 // EncodeMsgpack is for the encoder.
 func (r Raw) EncodeMsgpack(enc *msgpack.Encoder) error {
 	if len(r) == 0 {
@@ -42,7 +39,7 @@ var errEndsTooSoon = errors.New("it ends too soon")
 
 // wellFormed checks that b is one msgpack value.
 func wellFormed(b []byte) error {
-	var left [maxRawDepth + 1]uint64 // values to come, per depth
+	var left [maxNesting + 1]uint64 // values to come, per depth
 	left[0] = 1
 	for depth := 0; ; {
 		for left[depth] == 0 {
@@ -65,8 +62,8 @@ func wellFormed(b []byte) error {
 		if b = b[size:]; items == 0 {
 			continue
 		}
-		if depth == maxRawDepth {
-			return fmt.Errorf("it is nested deeper than %d", maxRawDepth)
+		if depth == maxNesting {
+			return fmt.Errorf("it is nested deeper than %d", maxNesting)
 		}
 		depth++
 		left[depth] = items

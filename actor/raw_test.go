@@ -48,7 +48,7 @@ func TestRaw(t *testing.T) {
 	if want, _ := Marshal(struct{ A, B any }{5, nil}); err != nil || !bytes.Equal(inside, want) {
 		t.Errorf("%x, %v", inside, err)
 	}
-	deep := append(bytes.Repeat([]byte{0x91}, maxRawDepth), 1)
+	deep := append(bytes.Repeat([]byte{0x91}, maxNesting), 1)
 	if err := wellFormed(deep); err != nil {
 		t.Error(err)
 	}

@@ -25,7 +25,9 @@ type CallOptions struct {
 func ApplyCallOptions(opts []CallOption) CallOptions {
 	var o CallOptions
 	for _, opt := range opts {
-		opt(&o)
+		if opt != nil {
+			opt(&o)
+		}
 	}
 	return o
 }
@@ -43,7 +45,12 @@ func NewPending(w Waiter) *Pending { return &Pending{w} }
 
 // Wait waits for the call's answer or for ctx, which does not cancel the call, and stores the result in reply, a pointer, or nil to
 // drop it. It may be called again, also after ctx ended, from several goroutines.
-func (p *Pending) Wait(ctx context.Context, reply any) error { return p.w.Wait(ctx, reply) }
+func (p *Pending) Wait(ctx context.Context, reply any) error {
+	if ctx == nil {
+		return &Error{Code: CodeBadArgument, Outcome: MayHaveRun, Message: "Wait: the context is nil; the call goes on"}
+	}
+	return p.w.Wait(ctx, reply)
+}
 
 // Call calls method on r and returns its result as an R.
 func Call[R any](ctx context.Context, r Ref, method string, arg any, opts ...CallOption) (R, error) {

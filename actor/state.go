@@ -87,20 +87,31 @@ func (s *State) Object(class, key string) Ref { return s.runtime.Object(class, k
 // not touch the class's memory: bring what it finds back in variables of the method. The error is that of fn, or says that the activation
 // was reset, or the object moved, meanwhile. fn runs on the calling goroutine, and its context ends with the event.
 func (s *State) Await(ctx context.Context, fn func(context.Context) error) error {
+	if fn == nil {
+		return inEvent(CodeBadArgument, "Await: the function is nil")
+	}
 	return s.runtime.Await(ctx, fn)
 }
 
 // WaitUntil has fn run later, as an event of its own without a caller: under the rules of a method, with storage, and with a batch of its own. In a
 // class that is not Interleaved other events wait for it. The activation stays in memory until it has ended, and a hand-over waits
 // for it as for any event. Its error is logged. It is lost when the activation is reset, or its node dies: for what must happen, set an
-// alarm. At most 1,024 wait; one more panics.
-func (s *State) WaitUntil(fn func(context.Context) error) { s.runtime.WaitUntil(fn) }
+// alarm. At most 1,024 wait; one more panics, and so does nil.
+func (s *State) WaitUntil(fn func(context.Context) error) {
+	if fn == nil {
+		panic("WaitUntil: the function is nil")
+	}
+	s.runtime.WaitUntil(fn)
+}
 
 // BlockConcurrency runs fn in a critical section: until it returns no other event begins or goes on, even while fn is outside, except
 // calls that come back along fn's own. Sections may be nested, up to 64 deep. If fn fails, or takes longer than 30 s, the activation is reset,
 // events that wait for it fail with that error, and BlockConcurrency does not return. It is meant for constructors, and for what must not be
 // interleaved with anything; a Transaction is the same with a way back.
 func (s *State) BlockConcurrency(ctx context.Context, fn func(context.Context) error) error {
+	if fn == nil {
+		return inEvent(CodeBadArgument, "BlockConcurrency: the function is nil")
+	}
 	return s.runtime.BlockConcurrency(ctx, fn)
 }
 

@@ -51,8 +51,14 @@ func NewValue(raw []byte) Value { return Value{raw} }
 // SharedBytes is for hosts: the encoded value, which nobody may change.
 func SharedBytes(v Value) []byte { return v.raw }
 
-// Decode stores the value in into, a pointer. What it stores shares nothing with storage.
-func (v Value) Decode(into any) error { return Unmarshal(v.raw, into) }
+// Decode stores the value in into, a pointer. What it stores shares nothing with storage. The zero Value, which a map has for keys that were not
+// found, is an error.
+func (v Value) Decode(into any) error {
+	if len(v.raw) == 0 {
+		return inEvent(CodeBadArgument, "there is no value to be read as a %T: its key was not found", into)
+	}
+	return Unmarshal(v.raw, into)
+}
 
 // Entry is one key with its value.
 type Entry struct {

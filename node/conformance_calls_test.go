@@ -339,6 +339,8 @@ func TestConformanceBadInput(t *testing.T) {
 	waitServing(t, n)
 	remote := dialTo(t, n)
 	huge := strings.Repeat("n", 10<<20)
+	self := []any{1}
+	self[0] = self
 	for where, cl := range map[string]*client.Client{"client": remote, "node": n.Client()} {
 		before := call[tally](t, cl, "Part", "good", "Count", nil)
 		for _, r := range []struct {
@@ -353,6 +355,9 @@ func TestConformanceBadInput(t *testing.T) {
 			{"another wrong type", "Part", "good", "Put", "x", actor.ErrBadArgument, "cannot read its argument"},
 			{"a channel", "Part", "good", "Do", make(chan int), actor.ErrBadArgument, "cannot be encoded"},
 			{"a function", "Part", "good", "Do", func() {}, actor.ErrBadArgument, "cannot be encoded"},
+			{"what leads back to itself", "Part", "good", "Do", self, actor.ErrBadArgument, "leads back to itself"},
+			{"a number too large", "Part", "good", "Narrow", 300, actor.ErrBadArgument, "300 does not fit a variable of type int8"},
+			{"a negative number", "Part", "good", "Unsigned", -1, actor.ErrBadArgument, "-1 does not fit a variable of type uint"},
 			{"a huge argument", "Part", "good", "Size", make([]byte, 33<<20), actor.ErrBadArgument, "at most"},
 			{"a key with a zero byte", "Part", "a\x00b", "Nonce", nil, actor.ErrBadArgument, "NUL"},
 			{"an empty key", "Part", "", "Nonce", nil, actor.ErrBadArgument, "the key is empty"},
@@ -397,6 +402,34 @@ func TestConformanceBadInput(t *testing.T) {
 		if big := call[string](t, cl, "Part", "good", "Do", "inward"); big != "false" {
 			t.Errorf("%s: the object is told its key of 10 MiB again", where)
 		}
+		// nil, wherever there may be something.
+		var noContext context.Context
+		ref := cl.Object("Part", "good")
+		if err := ref.Call(noContext, "Nonce", nil, nil); !errors.Is(err, actor.ErrBadArgument) || !strings.Contains(err.Error(), "the context is nil") {
+			t.Errorf("%s, no context: %v", where, err)
+		}
+		if err := ref.Start(noContext, "Nonce", nil).Wait(t.Context(), nil); !errors.Is(err, actor.ErrBadArgument) {
+			t.Errorf("%s, no context to start with: %v", where, err)
+		}
+		if err := ref.Start(t.Context(), "Nonce", nil).Wait(noContext, nil); !errors.Is(err, actor.ErrBadArgument) {
+			t.Errorf("%s, no context to wait with: %v", where, err)
+		}
+		if err := ref.Call(t.Context(), "Nonce", nil, nil, nil); err != nil {
+			t.Errorf("%s, no option: %v", where, err)
+		}
+		h.does("nil", func(ctx context.Context, p *part) (string, error) {
+			other := p.s.Object("Part", "other")
+			if err := other.Call(noContext, "Nonce", nil, nil); !errors.Is(err, actor.ErrNotInEvent) || !strings.Contains(err.Error(), "called another outside") {
+				return "", fmt.Errorf("no context: %v", err)
+			}
+			for _, err := range []error{p.s.Await(ctx, nil), p.s.BlockConcurrency(ctx, nil), p.s.Storage().Transaction(ctx, nil)} {
+				if !errors.Is(err, actor.ErrBadArgument) {
+					return "", fmt.Errorf("no function: %v", err)
+				}
+			}
+			return "", errors.Join(other.Call(ctx, "Nonce", nil, nil, nil), p.s.Storage().Put(ctx, "a", 1, nil))
+		})
+		call[string](t, cl, "Part", "good", "Do", "nil")
 		after := call[tally](t, cl, "Part", "good", "Count", nil)
 		if after != (tally{before.Nonce, before.N + 1}) {
 			t.Errorf("%s: %+v, then %+v: the object was harmed", where, before, after)

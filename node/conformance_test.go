@@ -70,6 +70,10 @@ func (p *part) Nonce(context.Context) (int64, error) { return p.nonce, nil }
 
 func (p *part) Name(context.Context) (actor.ID, error) { return p.s.ID(), nil }
 
+func (p *part) Narrow(_ context.Context, n int8) (int8, error) { return n, nil }
+
+func (p *part) Unsigned(_ context.Context, n uint) (uint, error) { return n, nil }
+
 func (p *part) Size(_ context.Context, b []byte) (int, error) { return len(b), nil }
 
 type keyValue struct {

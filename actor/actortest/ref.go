@@ -20,7 +20,11 @@ func (r *ref) ID() actor.ID { return r.id }
 
 // Call is of actor.Ref.
 func (r *ref) Call(ctx context.Context, method string, arg, reply any, opts ...actor.CallOption) error {
-	return r.Start(ctx, method, arg, opts...).Wait(ctx, reply)
+	p := r.Start(ctx, method, arg, opts...)
+	if ctx == nil {
+		ctx = context.Background() // the answer is there
+	}
+	return p.Wait(ctx, reply)
 }
 
 // Start is of actor.Ref.
@@ -41,6 +45,10 @@ func (r *ref) Start(ctx context.Context, method string, arg any, opts ...actor.C
 func (r *ref) start(ctx context.Context, method string, opts []actor.CallOption) *call {
 	o := actor.ApplyCallOptions(opts)
 	c := &call{done: make(chan struct{}), bad: o.Err}
+	if ctx == nil {
+		ctx = context.Background()
+		c.bad = &actor.Error{Code: actor.CodeBadArgument, Outcome: actor.DidNotRun, Message: method + ": the context is nil"}
+	}
 	c.Call = host.Call{Object: r.id, Method: method, Chain: host.Chain(ctx), Idempotent: o.Idempotent, Respond: c.answer}
 	c.Deadline, _ = ctx.Deadline()
 	return c

@@ -454,9 +454,15 @@ func testLimitGone(w *storageTest) {
 	}
 }
 
+type brokenEncoder struct{}
+
+func (brokenEncoder) MarshalText() ([]byte, error) { panic("broken") }
+
 func testBadInput(w *storageTest) {
 	w.do("k", func(ctx context.Context, st *actor.Storage) error {
 		type loop struct{ F func() }
+		self := []any{1}
+		self[0] = self
 		huge := strings.Repeat("k", 10<<20)
 		second := func(_ any, err error) error { return err }
 		if err := st.Put(ctx, "n", "text"); err != nil {
@@ -470,6 +476,12 @@ func testBadInput(w *storageTest) {
 			"empty key deleted":    second(st.Delete(ctx, "")),
 			"func":                 st.Put(ctx, "a", func() {}),
 			"struct with a func":   st.Put(ctx, "a", loop{func() {}}),
+			"a complex number":     st.Put(ctx, "a", 1i),
+			"back to itself":       st.Put(ctx, "a", self),
+			"a broken encoder":     st.Put(ctx, "a", brokenEncoder{}),
+			"no value":             st.PutMany(ctx, map[string]any{"good": 1, "bad": make(chan int)}),
+			"an empty key of some": st.PutMany(ctx, map[string]any{"good": 1, "": 1}),
+			"nothing to decode":    actor.Value{}.Decode(new(int)),
 			"raw rubbish":          st.Put(ctx, "a", actor.Raw{0xc1}),
 			"raw cut":              st.Put(ctx, "a", actor.Raw{0xdb, 0xff, 0xff, 0xff, 0xff}),
 			"huge value":           st.Put(ctx, "a", huge),
@@ -485,6 +497,13 @@ func testBadInput(w *storageTest) {
 				return fmt.Errorf("%s: %.2000v", what, err)
 			}
 		}
+		// What does not fit is no number.
+		if err := st.Put(ctx, "n", 300); err != nil {
+			return err
+		}
+		if _, _, err := actor.Get[int8](ctx, st, "n"); !errors.Is(err, actor.ErrBadArgument) || !strings.Contains(err.Error(), "300 does not fit a variable of type int8") {
+			return fmt.Errorf("300 read as an int8: %v", err)
+		}
 		// Any bytes are a key.
 		odd := []string{"\x00", "a\x00b", "\xff\xfe", "\xed\xa0\x80", " "}
 		for i, key := range odd {
@@ -498,7 +517,8 @@ func testBadInput(w *storageTest) {
 	var ctx context.Context
 	w.do("k", func(inner context.Context, st *actor.Storage) error { ctx = inner; return nil })
 	w.do("k", func(_ context.Context, st *actor.Storage) error {
-		for _, err := range []error{st.Put(ctx, "n", 2), st.Put(context.Background(), "n", 2), st.DeleteAll(ctx), st.Sync(ctx),
+		var none context.Context
+		for _, err := range []error{st.Put(none, "n", 2), st.Put(ctx, "n", 2), st.Put(context.Background(), "n", 2), st.DeleteAll(ctx), st.Sync(ctx),
 			st.Transaction(ctx, func(context.Context, *actor.Tx) error { return errors.New("it ran") })} {
 			if !errors.Is(err, actor.ErrNotInEvent) {
 				return fmt.Errorf("%v, want ErrNotInEvent", err)

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"github.com/vmihailenco/msgpack/v5"
@@ -38,14 +39,25 @@ func (o *outRef) ID() actor.ID { return o.id }
 
 // Call is of actor.Ref.
 func (o *outRef) Call(ctx context.Context, method string, arg, reply any, opts ...actor.CallOption) error {
-	return o.Start(ctx, method, arg, opts...).Wait(ctx, reply)
+	p := o.Start(ctx, method, arg, opts...)
+	if ctx == nil {
+		ctx = context.Background() // the call was refused
+	}
+	return p.Wait(ctx, reply)
 }
 
 // Start is of actor.Ref.
 func (o *outRef) Start(ctx context.Context, method string, arg any, opts ...actor.CallOption) *actor.Pending {
-	c := &outCall{ref: o, method: method, opts: opts, left: make(chan struct{})}
+	c := &outCall{ref: o, method: method, left: make(chan struct{})}
+	if len(opts) > 0 { // now: they are the class's code, which runs nowhere but in its event
+		all := actor.ApplyCallOptions(opts)
+		c.opts = []actor.CallOption{func(o *actor.CallOptions) { *o = all }}
+	}
 	r, err := o.b.inside(ctx)
 	if err != nil {
+		if e := (*actor.Error)(nil); errors.As(err, &e) && e.Code == actor.CodeNotInEvent && e.Message == "" {
+			e.Message, e.Outcome = "an object called another outside of its running event: pass on the context that the method was given", actor.DidNotRun
+		}
 		return c.fail(err)
 	}
 	if o.to == nil {

@@ -14,8 +14,11 @@ const maxSections = 64
 
 // inside finds the running event of ctx, and brings it back if one of its goroutines is outside: storage is touched by who has the turn.
 func (b *instance) inside(ctx context.Context) (*run, error) {
-	r, ok := ctx.Value(runKey{}).(*run)
-	if !ok || r.b != b {
+	var r *run
+	if ctx != nil {
+		r, _ = ctx.Value(runKey{}).(*run)
+	}
+	if r == nil || r.b != b {
 		return nil, &actor.Error{Code: actor.CodeNotInEvent, Outcome: actor.Ran, Remote: true, Object: b.id}
 	}
 	if r.out.Load() {

@@ -137,6 +137,8 @@ func (r *ref) check(ctx context.Context, method string, arg []byte) error {
 	switch {
 	case r.fault != nil:
 		return r.fault
+	case ctx == nil:
+		return failed(r.id, actor.CodeBadArgument, "%.100s: the context is nil", method)
 	case method == "" || len(method) > transport.MaxMethod:
 		return failed(r.id, actor.CodeBadArgument, "method %.40q: want a name of 1 to %d bytes", method, transport.MaxMethod)
 	case !utf8.ValidString(method):
