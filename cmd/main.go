@@ -66,7 +66,7 @@ func (a *app) root() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.PersistentFlags().StringVar(&a.level, "log-level", "warn", "what to log on stderr: debug, info, warn or error")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usagef(c, "%v", err) })
-	root.AddCommand(a.upCommand(), a.nodeCommand(), a.callCommand(), a.statusCommand(), a.whereCommand(), a.leaveCommand(), a.removeCommand(), a.benchCommand(), a.demoCommand(), a.genCommand(), a.versionCommand())
+	root.AddCommand(a.upCommand(), a.nodeCommand(), a.callCommand(), a.statusCommand(), a.whereCommand(), a.verifyCommand(), a.leaveCommand(), a.removeCommand(), a.benchCommand(), a.demoCommand(), a.genCommand(), a.versionCommand())
 	return root
 }
 

@@ -31,6 +31,10 @@ func (n *Node) answer(ctx context.Context, q transport.Request) ([]byte, error) 
 		return n.answerWhere(ctx, q.Body)
 	case "owner":
 		return n.answerOwner(q.Body)
+	case requestHistory:
+		return n.answerHistory(ctx, q.Body)
+	case requestRings:
+		return n.answerRings()
 	case requestAdmit, requestReport, requestLeave, requestRemove:
 		if n.driver.Load() == nil {
 			return nil, errForming

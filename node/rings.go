@@ -236,7 +236,11 @@ func (n *Node) adopt(ctx context.Context, r *ring.Ring) error {
 		return nil
 	}
 	n.leaving.Store(me.State == ring.Leaving)
-	if err := n.engine.PutRecord(recordRing, r.Encode()); err != nil {
+	seen, err := n.rememberRing(r)
+	if err != nil {
+		return err
+	}
+	if err := n.engine.PutRecords(map[string][]byte{recordRing: r.Encode(), recordRings: seen}); err != nil {
 		return err
 	}
 	n.driver.Load().SetEpoch(r.Epoch())

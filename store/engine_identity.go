@@ -144,6 +144,19 @@ func (e *Engine) PutRecord(name string, value []byte) error {
 	return e.put(nodeRecordKey(name), value)
 }
 
+// PutRecords is PutRecord for several records, all or none, with one fsync.
+func (e *Engine) PutRecords(records map[string][]byte) error {
+	b := e.NewBatch()
+	defer b.Close()
+	for name, value := range records {
+		if len(name) < 1 || len(name) > MaxRecordName || len(value) > MaxRecordBytes {
+			return fmt.Errorf("store: record %.40q of %d bytes: want a name of 1 to %d bytes and at most %d bytes", name, len(value), MaxRecordName, MaxRecordBytes)
+		}
+		b.set(nodeRecordKey(name), value)
+	}
+	return b.Commit(true)
+}
+
 // Record returns what PutRecord stored last under the name. The caller owns the bytes.
 func (e *Engine) Record(name string) (value []byte, ok bool, err error) {
 	return e.get(nodeRecordKey(name))
