@@ -95,9 +95,9 @@ func testStaleOwner(t *testing.T, c *stage) {
 	})
 	t.Run("C-20 enforced at event start", func(t *testing.T) {
 		ran := c.h.ran.Load()
-		got := make(chan *transport.Reply, 1)
+		got := make(chan transport.Reply, 1)
 		newInbox(victim.Node, nil).call(&transport.Call{Class: "Part", Key: memory.key, Method: "Do", Encoding: transport.EncodingMsgpack, Arg: []byte("\xa1x")},
-			func(r *transport.Reply) { got <- r })
+			&delivery{done: func(r transport.Reply) { got <- r }}, nil)
 		select {
 		case r := <-got:
 			if actor.Code(r.Code) != actor.CodeNotOwner || actor.Outcome(r.Outcome) != actor.DidNotRun || r.Flags&transport.FlagRetryable == 0 {

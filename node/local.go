@@ -22,7 +22,7 @@ func (l local) Node() ring.NodeID { return l.n.id }
 
 // Call is of client.Local.
 func (l local) Call(c transport.Call, done func(transport.Reply)) {
-	l.inbox.call(&c, func(p *transport.Reply) { done(*p) })
+	l.inbox.call(&c, &delivery{done: done}, nil)
 }
 
 // Request is of client.Local.

@@ -8,7 +8,6 @@ import (
 	"github.com/ringfence/ringfence/actor/host"
 	"github.com/ringfence/ringfence/ring"
 	"github.com/ringfence/ringfence/store"
-	"github.com/ringfence/ringfence/transport"
 )
 
 // Between two owners of a shard there is a moment without one. Calls that reach the node that is about to become the owner, or a
@@ -21,19 +20,11 @@ const (
 	parkBytes = 64 << 20                // and the bytes of their arguments
 )
 
-// parked is one call that waits for its shard's owner.
-type parked struct {
-	inbox *inbox
-	reply func(*transport.Reply)
-	call  *transport.Call
-	event *host.Call
-	until time.Time
-}
-
 // lot is where the calls of one shard wait.
 type lot struct {
 	mu    sync.Mutex
-	queue []parked
+	queue []*delivery
+	used  atomic.Bool // something waits, or is being delivered from here: what comes must not overtake it
 }
 
 // parking delivers calls to the host, or keeps them until their shard is served here or elsewhere.
@@ -44,29 +35,43 @@ type parking struct {
 	bytes atomic.Int64
 }
 
-// deliver gives a call to its shard, in the order of the calls of deliver. It does not block.
-func (p *parking) deliver(s ring.ShardID, c parked) {
+// deliver gives a call to its shard, in the order of the calls of deliver, on a lane if there is one. It does not block.
+func (p *parking) deliver(d *delivery, lane *host.Lane) {
+	s := d.shard
 	l := &p.lots[s]
+	if !l.used.Load() && p.n.host.Owns(s) {
+		p.pass(d, lane)
+		return
+	}
 	l.mu.Lock()
 	if len(l.queue) == 0 && !p.awaits(s) {
 		l.mu.Unlock()
-		p.n.host.Deliver(s, c.event)
+		p.pass(d, lane)
 		return
 	}
-	if p.count.Load() >= parkMax || p.bytes.Load()+int64(len(c.call.Arg)) > parkBytes {
+	if p.count.Load() >= parkMax || p.bytes.Load()+int64(len(d.event.Arg)) > parkBytes {
 		l.mu.Unlock()
-		c.refuse(s, "the shard has no owner yet, and too many calls wait for one")
+		d.refuse("the shard has no owner yet, and too many calls wait for one")
 		return
 	}
 	p.count.Add(1)
-	p.bytes.Add(int64(len(c.call.Arg)))
-	c.until = time.Now().Add(p.patience(s))
-	l.queue = append(l.queue, c)
+	p.bytes.Add(int64(len(d.event.Arg)))
+	d.until = time.Now().Add(p.patience(s))
+	l.queue = append(l.queue, d)
+	l.used.Store(true)
 	first := len(l.queue) == 1
 	l.mu.Unlock()
 	if first {
 		time.AfterFunc(parkPause, func() { p.watch(s) })
 	}
+}
+
+func (p *parking) pass(d *delivery, lane *host.Lane) {
+	if lane != nil {
+		lane.Deliver(d.shard, &d.event)
+		return
+	}
+	p.n.host.Deliver(d.shard, &d.event)
 }
 
 // watch looks again and again while calls wait.
@@ -103,28 +108,27 @@ func (p *parking) look(s ring.ShardID) (left bool) {
 	now, all := time.Now(), !p.awaits(s)
 	done := 0
 	for ; done < len(l.queue) && (all || now.After(l.queue[done].until)); done++ {
-		c := &l.queue[done]
+		d := l.queue[done]
 		p.count.Add(-1)
-		p.bytes.Add(-int64(len(c.call.Arg)))
+		p.bytes.Add(-int64(len(d.event.Arg)))
 		switch {
-		case c.inbox.isRefused(c.call):
-			c.refuse(s, "an earlier call of the same reference did not run")
+		case d.inbox.isRefused(d):
+			d.refuse("an earlier call of the same reference did not run")
 		case all:
-			p.n.host.Deliver(s, c.event)
+			p.pass(d, nil)
 		default:
-			c.refuse(s, "the shard has no owner yet")
+			d.refuse("the shard has no owner yet")
 		}
 	}
 	clear(l.queue[:done])
 	if l.queue = l.queue[done:]; len(l.queue) == 0 {
 		l.queue = nil
+		l.used.Store(false)
 	}
 	return len(l.queue) > 0
 }
 
-func (c *parked) refuse(s ring.ShardID, why string) {
-	c.inbox.failAt(c.call, c.reply, s, notOwner(c.event.Object, why))
-}
+func (d *delivery) refuse(why string) { d.failAt(notOwner(d.event.Object, why)) }
 
 // owner is the host as the driver knows it: what is parked goes on at once when a shard opens.
 type owner struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/ringfence/ringfence/actor"
+	"github.com/ringfence/ringfence/actor/host"
 	"github.com/ringfence/ringfence/transport"
 	"github.com/ringfence/ringfence/transport/tcp"
 )
@@ -32,6 +33,9 @@ func (n *Node) handshake(h transport.Hello) transport.HelloReply {
 
 func (n *Node) handler(c *tcp.Conn) tcp.Handler {
 	s := &session{n: n, c: c}
+	if c.Purpose() == transport.PurposeCalls {
+		s.lane = n.host.NewLane(c.Yield)
+	}
 	s.inbox = newInbox(n, func() {
 		n.log.Warn("a connection has too many streams with refused calls; it is closed", "from", c.RemoteAddr().String())
 		c.Close()
@@ -44,11 +48,17 @@ type session struct {
 	n     *Node
 	c     *tcp.Conn
 	inbox *inbox
+	lane  *host.Lane // of a connection for calls
 }
 
-func (s *session) Closed(*tcp.Conn, error) {}
+// Closed implements tcp.Handler.
+func (s *session) Closed(*tcp.Conn, error) {
+	if s.lane != nil {
+		s.lane.End()
+	}
+}
 
-// Frame runs on the connection's reading goroutine and does not block.
+// Frame implements tcp.Handler. It runs on the connection's reading goroutine and does not block, or lets another go on reading (host.Lane).
 func (s *session) Frame(c *tcp.Conn, h transport.Header, body []byte) {
 	s.n.heard(h.Epoch)
 	switch h.Kind {
@@ -113,12 +123,11 @@ func (s *session) request(id uint64, body []byte) {
 // call takes one call.
 func (s *session) call(id uint64, body []byte) {
 	var c transport.Call
-	reply := func(p *transport.Reply) { s.reply(id, p) }
 	if err := transport.DecodeCall(body, &c); err != nil {
-		reply(&transport.Reply{Code: uint16(actor.CodeBadArgument), Outcome: uint8(actor.DidNotRun), Message: err.Error()})
+		s.reply(id, &transport.Reply{Code: uint16(actor.CodeBadArgument), Outcome: uint8(actor.DidNotRun), Message: err.Error()})
 		return
 	}
-	s.inbox.call(&c, reply)
+	s.inbox.call(&c, &delivery{from: s, id: id}, s.lane)
 }
 
 // reply sends an answer without blocking. A client that does not read its answers loses its connection.

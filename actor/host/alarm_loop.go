@@ -88,7 +88,9 @@ func (h *Host) deliverAlarm(step *alarmStep, warned map[string]bool) {
 	}
 	r := &run{class: cl, s: sh, alarm: &ringing{at: step.At}, call: &Call{Object: step.ID, Method: "Alarm"}}
 	r.Event = Event{Object: step.ID, Free: true, Data: r}
-	sh.deliver(r)
+	if a, next := sh.deliver(r); next != nil {
+		h.spawn(a, next)
+	}
 }
 
 const maxWarned = 1000

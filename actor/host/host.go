@@ -74,8 +74,9 @@ type Host struct {
 
 	shards [ring.MaxShards]atomic.Pointer[shard]
 
-	jobs chan job     // taken by workers that have nothing to do
-	free atomic.Int64 // how many those are
+	watch watch        // of lanes
+	jobs  chan job     // taken by workers that have nothing to do
+	free  atomic.Int64 // how many those are
 
 	bytes atomic.Int64 // of calls not yet answered
 	live  atomic.Int64 // activations
@@ -96,7 +97,23 @@ var _ store.Owner = (*Host)(nil)
 
 type class struct {
 	actor.Class
-	policy Policy
+	policy  Policy
+	methods map[string]*method
+}
+
+type method struct {
+	*actor.Method
+	pace pace
+}
+
+func newClass(c actor.Class, p Policy) *class {
+	cl := &class{Class: c, policy: p, methods: make(map[string]*method)}
+	for _, name := range c.Methods() {
+		if m, ok := c.Method(name); ok {
+			cl.methods[name] = &method{Method: m}
+		}
+	}
+	return cl
 }
 
 // New makes a host of the classes. The error names every class that is wrongly defined. Close ends its goroutine.
@@ -104,6 +121,7 @@ func New(classes []actor.Class, opts Options) (*Host, error) {
 	opts.fill()
 	h := &Host{opts: opts, log: opts.Logger, classes: map[string]*class{}, jobs: make(chan job), crowd: make(chan struct{}, 1),
 		alarms: newAlarms(defaultAlarmLimits), alarmKick: make(chan struct{}, 1), alarmsDone: make(chan struct{}), stop: make(chan struct{}), done: make(chan struct{})}
+	h.watch.init()
 	var errs []error
 	var names []string
 	for _, c := range classes {
@@ -115,7 +133,7 @@ func New(classes []actor.Class, opts Options) (*Host, error) {
 			errs = append(errs, fmt.Errorf("class %s is given twice: give each class once, under a name of its own", c.Name()))
 			continue
 		}
-		h.classes[c.Name()] = &class{c, h.policy(c.Options())}
+		h.classes[c.Name()] = newClass(c, h.policy(c.Options()))
 		names = append(names, c.Name())
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -126,6 +144,7 @@ func New(classes []actor.Class, opts Options) (*Host, error) {
 		h.names = "it has " + strings.Join(names, ", ")
 	}
 	go h.janitor()
+	go h.watch.keep(h.stop)
 	go h.alarmLoop()
 	return h, nil
 }
@@ -147,23 +166,30 @@ func (h *Host) policy(o actor.ClassOptions) Policy {
 func (h *Host) ticks(d time.Duration) uint64 { return uint64((d + h.opts.Tick - 1) / h.opts.Tick) }
 
 // Deliver gives a call to its object's mailbox, or answers it with an error at once. It does not block; c.Respond may be called before it
-// returns. Calls of one object are run in the order in which Deliver was called.
+// returns. Calls of one object are run in the order in which Deliver, of the Host or of a Lane, was called.
 func (h *Host) Deliver(s ring.ShardID, c *Call) {
+	if a, r := h.accept(s, c); r != nil {
+		h.spawn(a, r)
+	}
+}
+
+// accept delivers a call. The event to be run now, if there is one, is for the caller to run.
+func (h *Host) accept(s ring.ShardID, c *Call) (*Activation, *run) {
 	var sh *shard
 	if int(s) < len(h.shards) {
 		sh = h.shards[s].Load()
 	}
 	if sh == nil {
 		h.refuse(c, h.elsewhere(c.Object, "this node does not own the object"))
-		return
+		return nil, nil
 	}
 	r, err := h.newRun(sh, c)
 	if err != nil {
 		err.Epoch, err.Token = uint64(sh.lease.Epoch()), uint64(sh.lease.Token())
 		h.refuse(c, err)
-		return
+		return nil, nil
 	}
-	sh.deliver(r)
+	return sh.deliver(r)
 }
 
 // newRun checks what can be checked without the object.
@@ -172,8 +198,8 @@ func (h *Host) newRun(sh *shard, c *Call) (*run, *actor.Error) {
 	if cl == nil {
 		return nil, refused(actor.CodeUnknownClass, c.Object, "no class %.100q: this node does not know it, %s", c.Object.Class, h.names)
 	}
-	m, ok := cl.Method(c.Method)
-	if !ok && c.Visit == nil {
+	m := cl.methods[c.Method]
+	if m == nil && c.Visit == nil {
 		return nil, cl.NoMethod(c.Method)
 	}
 	if c.Idempotent != "" {
@@ -345,6 +371,7 @@ func (h *Host) Close(ctx context.Context) error {
 	}
 	<-h.done
 	<-h.alarmsDone
+	<-h.watch.done
 	return err
 }
 

@@ -57,6 +57,12 @@ func (b *instance) enter(ctx context.Context) (*run, error) {
 	if b.s.over.Load() {
 		return nil, b.deny(r, nil)
 	}
+	if r.lane.Load() != nil {
+		if b.s.lease.Valid() {
+			return r, nil
+		}
+		r.waits()
+	}
 	err = b.s.lease.Check(ctx)
 	var why *store.MovedError
 	switch {

@@ -37,6 +37,7 @@ func (b *instance) push(ctx context.Context, r *run, waiter any, outward bool) e
 		if space == nil {
 			return err
 		}
+		r.waits()
 		if err := b.s.waitSpace(ctx.Done(), b.s.h.opts.CommitTimeout, space); err != nil {
 			err.Reset, err.Object, err.Remote = false, b.id, true
 			return err
@@ -108,6 +109,7 @@ func (b *instance) publish(ctx context.Context, r *run) error {
 
 // settled waits until what was pushed is applied.
 func (b *instance) settled(ctx context.Context, r *run, wait chan Why) error {
+	r.waits()
 	select {
 	case why := <-wait:
 		return b.refused(r, why)
@@ -138,6 +140,7 @@ func (b *instance) resetError() error {
 
 // leave gives the turn away, unless another goroutine of the event has.
 func (b *instance) leave(r *run) {
+	r.waits()
 	var buf acts
 	r.mu.Lock()
 	if r.out.Load() || r.over {
@@ -167,6 +170,7 @@ func (b *instance) comeBack(r *run) error {
 	if r.back != nil {
 		back := r.back
 		r.mu.Unlock()
+		r.waits()
 		<-back
 		return b.standing(r)
 	}

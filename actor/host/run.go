@@ -19,10 +19,11 @@ type run struct {
 	Event
 	call   *Call
 	class  *class
-	method *actor.Method
+	method *method
 	task   func(context.Context) error // instead of a method: what WaitUntil was given
 	alarm  *ringing                    // instead of a method: the object's alarm
 	s      *shard
+	lane   atomic.Pointer[Lane] // while a goroutine that delivers events runs it
 	a      *Activation
 	b      *instance // nil until the activation has one
 	res    Result
@@ -169,6 +170,7 @@ func (r *run) begin() *actor.Error {
 		r.proved = r.s.lease.Proves()
 		return nil
 	}
+	r.waits()
 	err := r.s.lease.Check(r)
 	var why *store.MovedError
 	switch {

@@ -36,12 +36,13 @@ type shard struct {
 // acts is room for the actions of one step, so that most steps allocate nothing.
 type acts [6]Action
 
-func (s *shard) deliver(r *run) {
+// deliver puts an event into its mailbox and returns what is to be run now, if there is something.
+func (s *shard) deliver(r *run) (*Activation, *run) {
 	var buf acts
 	s.mu.Lock()
 	out := s.t.Deliver(buf[:0], &r.Event, &r.class.policy)
 	s.settle(out)
-	s.do(out)
+	return s.perform(out)
 }
 
 func (s *shard) applied(pos uint64) {
@@ -262,6 +263,7 @@ func (s *shard) end(r *run, e ending) (*Activation, *run) {
 		}
 		space := s.awaitSpace()
 		s.mu.Unlock()
+		r.waits()
 		if err := s.waitSpace(nil, r.remaining(), space); err != nil {
 			e = r.fail(resetting, err)
 		}

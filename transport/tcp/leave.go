@@ -46,7 +46,7 @@ func (c *Conn) CloseAfterFlush(timeout time.Duration) {
 func (c *Conn) flushed() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.closing.Load() && len(c.buf) == 0
+	return c.closing.Load() && len(c.buf) == 0 && !c.writing
 }
 
 // hangUp ends the sending direction; a transport that cannot do that is closed.
