@@ -8,18 +8,24 @@ import (
 type opKind uint8
 
 const (
-	opIncrement  opKind = iota // read from storage, write the next
-	opBlind                    // write the next of what the activation remembers, without a read
-	opRead                     // read from storage
-	opMemoryRead               // answer from the activation's memory
-	opEcho                     // touch nothing of the object
-	opStale                    // memory reads and writes of an object whose class allows stale replies
-	opKinds
+	opIncrement  opKind        = iota // read from storage, write the next
+	opBlind                           // write the next of what the activation remembers, without a read
+	opRead                            // read from storage
+	opMemoryRead                      // answer from the activation's memory
+	opEcho                            // touch nothing of the object
+	opStale                           // memory reads and writes of an object whose class allows stale replies
+	opOnce                            // increment, with an idempotency key: sent again until it is answered
+	opAlarm                           // increment, and set the object's alarm
+	clientKinds                       // of calls
+	opRing       = clientKinds        // an alarm
+	opKinds      = opRing + 1
 )
 
-var opKindNames = [opKinds]string{"increment", "blind write", "stored read", "memory read", "echo", "call where replies may be stale"}
+var opKindNames = [opKinds]string{"increment", "blind write", "stored read", "memory read", "echo", "call where replies may be stale", "idempotent increment", "increment that sets an alarm", "alarm"}
 
-func (k opKind) writes() bool { return k == opIncrement || k == opBlind }
+func (k opKind) writes() bool {
+	return k == opIncrement || k == opBlind || k == opOnce || k == opAlarm || k == opRing
+}
 
 // request is a call on its way: what a node is asked to run.
 type request struct {
@@ -36,8 +42,9 @@ type request struct {
 type answer struct {
 	outcome Outcome // Open means: may have run
 	version Version
-	hint    int  // node to try, -1 if unknown
-	failed  bool // the method panicked: an answer, but nothing was written
+	hint    int   // node to try, -1 if unknown
+	failed  bool  // the method panicked: an answer, but nothing was written
+	stored  int64 // of an alarm that was not due: when it is; 0: it is not set
 }
 
 // client calls in a closed loop: one call at a time, each operation once, sent again only if it did not run.
@@ -51,6 +58,7 @@ type client struct {
 	request request
 
 	inFlight bool // sent, not answered
+	maybe    bool // sent before, and perhaps it ran: only of idempotent calls
 }
 
 func newClient(w *world, id, group int) *client {
@@ -90,7 +98,7 @@ func (c *client) call() {
 		w.stats.Long++
 		r.wait = time.Duration(w.rng.ExpFloat64() * float64(timing.Election()))
 	}
-	c.op, c.tries = len(w.ops), 0
+	c.op, c.tries, c.maybe = len(w.ops), 0, false
 	w.ops = append(w.ops, Op{ID: r.op, Object: objectOf(group, min(r.object, objects-1)), Write: r.kind.writes(), Echo: r.kind == opEcho || r.kind == opStale, Call: w.now})
 	w.kinds = append(w.kinds, r.kind)
 	op := c.op
@@ -99,6 +107,9 @@ func (c *client) call() {
 	w.trace("call", r.op, uint64(r.kind), uint64(objectOf(group, r.object)))
 	w.after(w.cfg.Profile.Timeout, func() { c.timeout(op) })
 	c.send()
+	if r.kind == opOnce {
+		c.sendAgain(op)
+	}
 }
 
 // objectOf numbers the objects of all shards.
@@ -119,8 +130,12 @@ func (w *world) drawKind() opKind {
 		return opMemoryRead
 	}
 	switch p := w.rng.Float64(); {
-	case p < 0.35:
+	case p < 0.24:
 		return opIncrement
+	case p < 0.31:
+		return opOnce
+	case p < 0.35:
+		return opAlarm
 	case p < 0.45:
 		return opBlind
 	case p < 0.65:
@@ -168,6 +183,24 @@ func (c *client) send() {
 	})
 }
 
+// sendAgain sends an idempotent call once more that is not answered yet: the first may run at the same time, or later.
+func (c *client) sendAgain(op int) {
+	w := c.w
+	w.after(w.between(timing.Election()/2, 3*timing.Election()), func() {
+		if c.op != op || w.now >= w.stop {
+			return
+		}
+		if c.inFlight {
+			c.maybe = true
+			w.stats.Again++
+			w.trace("sent again", uint64(op), 0, 0)
+			c.guess[c.request.group] = w.pick(len(w.nodes))
+			c.send()
+		}
+		c.sendAgain(op)
+	})
+}
+
 // answered ends the call, or sends it again if it did not run.
 func (c *client) answered(op int, a answer) {
 	if c.op != op {
@@ -178,6 +211,10 @@ func (c *client) answered(op int, a answer) {
 	o := &w.ops[op]
 	switch a.outcome {
 	case Ran:
+		if a.failed && c.maybe { // this try did nothing; another may have
+			w.trace("panicked", o.ID, 1, 0)
+			break
+		}
 		if a.failed {
 			o.Outcome = DidNotRun
 			w.trace("panicked", o.ID, 0, 0)
@@ -193,6 +230,11 @@ func (c *client) answered(op int, a answer) {
 		c.retry(a.hint)
 		return
 	default:
+		if c.request.kind == opOnce {
+			c.maybe = true
+			c.retry(-1)
+			return
+		}
 		w.stats.MayHaveRun++
 		w.trace("may have run", o.ID, 0, 0)
 	}
@@ -227,7 +269,7 @@ func (c *client) timeout(op int) {
 		return
 	}
 	c.w.stats.TimedOut++
-	if !c.inFlight {
+	if !c.inFlight && !c.maybe {
 		c.w.ops[op].Outcome = DidNotRun
 	}
 	c.w.trace("timed out", c.w.ops[op].ID, 0, 0)

@@ -45,13 +45,15 @@ const (
 	leaveNode
 	lostTail
 	cloneDisk
+	drainNode
+	mixedVersions
 	classes
 )
 
 var classNames = [classes]string{"message lost", "message doubled", "message late", "messages reordered", "cut: one node", "cut: halves",
 	"cut: one way", "cut: bridge", "cut: ring", "cut: one link", "cut: answers come late", "pause", "crash and restart", "power loss of all", "power loss after a reply",
 	"disk wiped", "slow disk", "fsync error", "slow apply", "raw transfer", "hand-over", "late proposal", "stray proposal", "wrong ring", "clocks at other rates", "quick restart", "late call to campaign",
-	"a node joins", "a node leaves", "end of a log lost", "directory copied"}
+	"a node joins", "a node leaves", "end of a log lost", "directory copied", "node drained", "mixed versions"}
 
 func (c Class) String() string { return classNames[c] }
 
@@ -85,7 +87,7 @@ func (s Classes) String() string {
 
 // Discrete faults happen at a moment; the rest of the classes colour what goes on anyway.
 var discrete = set(cutOne, cutHalves, cutOneWay, cutBridge, cutRing, cutLink, cutEcho, pause, crash, powerLoss, powerAfterReply, wipe, syncError,
-	slowDisk, rawTransfer, handOver, quickRestart, lateCall, joinNode, leaveNode, lostTail, cloneDisk)
+	slowDisk, rawTransfer, handOver, quickRestart, lateCall, joinNode, leaveNode, lostTail, cloneDisk, drainNode)
 
 // drawClasses switches each class on with an even chance, at least three of them, one of them discrete.
 func (s *scheduler) drawClasses() Classes {
@@ -161,6 +163,8 @@ func (w *world) strike(c Class) {
 		w.loseTail(n)
 	case cloneDisk:
 		w.cloneDisk(n)
+	case drainNode:
+		w.drainNode(n)
 	case crash:
 		if n.up {
 			n.crashIn = 1 + w.pick(40) // between two effects
@@ -253,7 +257,7 @@ func (w *world) leaveNode() {
 		return
 	}
 	ids := w.staying()
-	if len(ids) <= copies {
+	if len(ids) <= copies { // of those that live
 		return
 	}
 	id := ids[w.pick(len(ids))]
@@ -265,6 +269,32 @@ func (w *world) leaveNode() {
 			return
 		}
 	}
+}
+
+// drainNode stops a process in good order: it takes no leadership any more, hands over all that it owns, and ends.
+func (w *world) drainNode(n *node) {
+	if !n.up || n.paused || n.ring == nil {
+		return
+	}
+	w.count(drainNode)
+	w.trace("drains", uint64(n.name), 0, 0)
+	for _, r := range n.reps {
+		if r == nil || r.gone {
+			continue
+		}
+		r.g.Decline()
+		if able := r.g.Filled(); r.owns() && len(able) > 0 {
+			r.handOver(uint64(able[w.pick(len(able))]))
+			n.drain(r)
+		}
+	}
+	inc := n.inc
+	w.after(w.between(100*time.Millisecond, 2*drainTimeout), func() {
+		n.do(inc, func() {
+			n.quick = n.quick || w.now >= w.calm
+			n.crash()
+		})
+	})
 }
 
 // cloneDisk starts a second process on a copy of a node's directory, on another machine. It looks first whether the original runs where the
@@ -301,7 +331,7 @@ func (w *world) cloneDisk(n *node) {
 
 // wipe takes a node's disk, if no other's is missing: two could cost a group its majority. What starts there next is a new node.
 func (w *world) wipe(n *node) {
-	if !n.up || n.ring == nil || !w.whole() {
+	if !n.up || n.ring == nil || !w.spares(n) {
 		return
 	}
 	w.count(wipe)
@@ -462,6 +492,12 @@ func (w *world) beCalm() {
 		n.crashIn, n.failSync, n.slowUntil = 0, false, 0
 		if n.paused {
 			n.resume()
+		}
+		if n.disk.lost { // somebody looks after it at last
+			if n.up {
+				n.crash()
+			}
+			n.wipe()
 		}
 		if !n.up && n.name != 0 {
 			n.start()

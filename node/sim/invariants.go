@@ -47,6 +47,9 @@ func (w *world) checkImage(n *node, group int) {
 	seen := &n.seen[group]
 	for i := max(seen.applied, img.trunc) + 1; i <= img.applied; i++ {
 		e := img.ents[i-img.trunc-1]
+		if n.old {
+			w.checkReadable(n, group, e)
+		}
 		if wrong := m.observe(e); wrong != "" && !w.cfg.HistoryOnly {
 			w.fail("I20 replicas agree", "group %d entry %d on node %d: %s", group, i, n.id, wrong)
 			return

@@ -16,7 +16,8 @@ const objects = 3
 // implementation of the fence's rules.
 type model struct {
 	group    int
-	ringPut  func([]byte) string // of the system group: a ring took effect
+	ringPut  func([]byte) string                 // of the system group: a ring took effect
+	check    func(*model, *store.Command) string // of the others: what an accepted batch must obey
 	founders []uint64
 	conf     conf   // by the rules
 	confs    []conf // all that were reached, the newest last
@@ -95,6 +96,11 @@ func (m *model) step(index, term uint64, c *store.Command) (wrong string) {
 	if verdict != store.Accepted || c.Kind != store.KindBatch {
 		return ""
 	}
+	if m.check != nil {
+		if wrong := m.check(m, c); wrong != "" {
+			return "I11: " + wrong
+		}
+	}
 	for i := range c.Count {
 		m.where[batchID{c.Token, c.Seq + uint64(i)}] = index
 	}
@@ -151,7 +157,11 @@ func decodeVersion(key, value []byte) (object int, v Version, ok bool) {
 	if len(key) != 2 || key[0] != 'o' || int(key[1]) > objects || len(value) != 24 {
 		return 0, v, false
 	}
-	return int(key[1]), Version{binary.BigEndian.Uint64(value), binary.BigEndian.Uint64(value[8:]), binary.BigEndian.Uint64(value[16:])}, true
+	return int(key[1]), parseVersion(value), true
+}
+
+func parseVersion(b []byte) Version {
+	return Version{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:])}
 }
 
 func versionIn(kv map[string]string, object int) Version {

@@ -38,6 +38,10 @@ func (p packet) to() uint64 {
 func (n *network) send(from *node, m packet) {
 	w := n.w
 	to := w.nodeOf(m.to())
+	if m.Message != nil && m.GetType() == raftpb.MsgSnap {
+		n.stream(from, m)
+		return
+	}
 	if n.blocked[from.id][to] || w.faulty(drop) && w.chance(n.loss) {
 		if !n.blocked[from.id][to] {
 			w.count(drop)
@@ -57,8 +61,7 @@ func (n *network) undelivered(from *node, m packet) {
 	if m.Message == nil {
 		return
 	}
-	snapshot := m.GetType() == raftpb.MsgSnap
-	if !snapshot && !n.w.chance(0.3) {
+	if !n.w.chance(0.3) {
 		return
 	}
 	inc := from.inc
@@ -68,11 +71,7 @@ func (n *network) undelivered(from *node, m packet) {
 			if r == nil {
 				return
 			}
-			if snapshot {
-				r.g.ReportSnapshot(replicaID(m.GetTo()), false)
-			} else {
-				r.g.ReportUnreachable(replicaID(m.GetTo()))
-			}
+			r.g.ReportUnreachable(replicaID(m.GetTo()))
 			from.drain(r)
 		})
 	})
@@ -83,6 +82,7 @@ func (n *network) carry(from, to int, m packet) {
 	if ghost, ok := w.ghosts[to]; ok && w.chance(0.5) {
 		to = ghost
 	}
+	m = w.translate(w.nodes[from], w.nodes[to], m)
 	d := w.between(100*time.Microsecond, 1500*time.Microsecond)
 	if w.faulty(delay) && w.chance(n.late) {
 		w.count(delay)
@@ -130,9 +130,6 @@ func (n *network) arrive(from, to int, m packet, survives bool) {
 		w.trace("step", m.to(), uint64(m.GetType()), m.GetIndex())
 		r.step(m.Message)
 		dst.drain(r)
-		if m.GetType() == raftpb.MsgSnap {
-			n.delivered(w.nodes[from], m)
-		}
 	})
 }
 
@@ -144,19 +141,6 @@ func (w *world) ping(n *node, r *rep, p replica.Ping) {
 	w.trace("ping", uint64(p.From), uint64(p.To), p.Number)
 	r.g.Ping(n.clock(), p)
 	n.drain(r)
-}
-
-// delivered tells the sender of a snapshot that it went through.
-func (n *network) delivered(from *node, m packet) {
-	inc := from.inc
-	n.w.after(n.w.between(time.Millisecond, 5*time.Millisecond), func() {
-		from.do(inc, func() {
-			if r := from.byReplica(m.GetFrom()); r != nil {
-				r.g.ReportSnapshot(replicaID(m.GetTo()), true)
-				from.drain(r)
-			}
-		})
-	})
 }
 
 // heal lets everything through again.

@@ -7,6 +7,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/ringfence/ringfence/actor/host"
 	"github.com/ringfence/ringfence/ring"
 	"github.com/ringfence/ringfence/store"
 	"github.com/ringfence/ringfence/store/replica"
@@ -19,21 +20,25 @@ func replicaID(id uint64) ring.ReplicaID { return ring.ReplicaID(id) }
 
 // node is one machine: a process and its disk, if a node of the cluster, or one that wants to be, lives there.
 type node struct {
-	w       *world
-	id      int         // of the machine
-	name    ring.NodeID // whose data its disk holds; 0: nobody lives here
-	founder bool
-	ring    *ring.Ring // the newest that it knows; on disk
-	disk    *disk
-	boot    ring.BootID
-	inc     int // of the process: what an earlier one had asked for comes to nothing
-	up      bool
-	reps    []*rep      // by group; nil where it has none
-	seq     *sequencing // while it owns the system shard
-	wanted  []bool      // by shard's group: a ring has just given it another preferred owner
-	tombs   []uint64    // by group: replicas below have been here and are gone; on disk
-	seen    []view      // by group: what its store said last
-	synced  []view      // by group: what its last fsync promised
+	w         *world
+	id        int         // of the machine
+	name      ring.NodeID // whose data its disk holds; 0: nobody lives here
+	founder   bool
+	ring      *ring.Ring // the newest that it knows; on disk
+	disk      *disk
+	boot      ring.BootID
+	inc       int // of the process: what an earlier one had asked for comes to nothing
+	up        bool
+	old       bool        // the process is of the version before
+	reps      []*rep      // by group; nil where it has none
+	seq       *sequencing // while it owns the system shard
+	wanted    []bool      // by shard's group: a ring has just given it another preferred owner
+	tombs     []uint64    // by group: replicas below have been here and are gone; on disk
+	seen      []view      // by group: what its store said last
+	alarms    *host.Alarms
+	kicked    bool   // the loop of alarms is about to look
+	alarmLook int    // counts its sleeps
+	synced    []view // by group: what its last fsync promised
 
 	rate float64 // of its clock
 
@@ -113,7 +118,10 @@ func (n *node) start() {
 	n.inc++
 	n.boot = ring.BootID(w.rng.Uint64() | 1)
 	n.up = true
-	n.reps = make([]*rep, w.groups)
+	if n.old = w.on.Has(mixedVersions) && w.chance(0.5); n.old {
+		w.count(mixedVersions)
+	}
+	n.reps, n.alarms = make([]*rep, w.groups), host.NewAlarms()
 	w.trace("start", uint64(n.id), uint64(n.inc), uint64(n.boot))
 	n.disk.opened()
 	n.checkWatermark()
@@ -186,6 +194,7 @@ func (r *rep) step(m *raftpb.Message) {
 func (r *rep) end() {
 	if s := r.own.serve; s != nil {
 		r.own.serve = nil
+		r.n.alarms.Close(ring.ShardID(r.group-1), s.token)
 		s.do(s.t.Lost(nil))
 	}
 	if q := r.n.seq; q != nil && q.r == r {
@@ -198,7 +207,7 @@ func (r *rep) end() {
 func (n *node) stop() {
 	n.inc++
 	n.up, n.paused, n.syncing, n.sending, n.applying = false, false, false, false, false
-	n.vital, n.seq = 0, nil
+	n.vital, n.seq, n.kicked = 0, nil, false
 	n.deferred, n.appends, n.waiting, n.applies = nil, nil, nil, nil
 	n.owed, n.crashIn, n.failSync = 0, 0, false
 	n.reps = make([]*rep, n.w.groups)

@@ -5,6 +5,7 @@ import (
 
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/actor/host"
+	"github.com/ringfence/ringfence/ring"
 	"github.com/ringfence/ringfence/store"
 	"github.com/ringfence/ringfence/store/replica"
 )
@@ -31,6 +32,7 @@ type serving struct {
 	last    [objects + 1]uint64 // last batch submitted of each object
 	lateTil time.Duration       // proposals wait until then
 	waiting [][]store.Write     // those proposals, in order
+	index   []alarmNote         // changes of the index of alarms by batches that are not applied
 }
 
 // events takes what a Group says, in order.
@@ -45,6 +47,8 @@ func (o *ownership) events(es []replica.Event) {
 		if e.Kind == replica.EventOpened {
 			w.checkOpened(o.r, e.Token)
 			o.serve = &serving{r: o.r, token: e.Token, t: host.NewTenure(e.Token)}
+			o.r.n.alarms.Open(ring.ShardID(o.r.group-1), e.Token)
+			o.r.n.kick()
 			continue
 		}
 		s := o.serve
@@ -54,8 +58,10 @@ func (o *ownership) events(es []replica.Event) {
 		switch e.Kind {
 		case replica.EventLost:
 			o.serve = nil
+			o.r.n.alarms.Close(ring.ShardID(o.r.group-1), s.token)
 			s.do(s.t.Lost(nil))
 		case replica.EventApplied:
+			s.indexApplied(e.Pos)
 			s.do(s.t.Applied(nil, e.Pos))
 		case replica.EventConfirmed:
 			s.do(s.t.Confirmed(nil, e.Pos))
@@ -185,6 +191,7 @@ func (s *serving) submit(pos uint64, writes []store.Write) {
 		w.count(lateProposal)
 		s.lateTil = max(s.lateTil, w.now+w.between(0, 8*timing.Election()))
 	}
+	s.noteAlarms(pos, writes)
 	s.waiting = append(s.waiting, writes)
 	if s.lateTil <= w.now && len(s.waiting) == 1 {
 		s.propose()
@@ -217,7 +224,7 @@ func (s *serving) respond(u *running) {
 		u.q.answer(answer{outcome: Open}) // an error, of an event that had written
 		return
 	}
-	u.q.answer(answer{outcome: Ran, version: u.result, failed: u.failed})
+	u.q.answer(answer{outcome: Ran, version: u.result, failed: u.failed, stored: u.stored})
 }
 
 func (s *serving) refuse(u *running, a *host.Action) {
@@ -239,6 +246,7 @@ func (s *serving) handOver(to uint64) {
 	s.to = to
 	w, n := s.r.n.w, s.r.n
 	s.do(s.t.Drain(nil))
+	n.alarms.Pause(ring.ShardID(s.r.group-1), s.token, true)
 	inc := n.inc
 	later := func(d time.Duration, fn func()) {
 		w.after(d, func() {
@@ -260,5 +268,7 @@ func (s *serving) handOver(to uint64) {
 	later(2*drainTimeout, func() { // what was submitted is not applied: no majority; the shard stays
 		s.to = 0
 		s.t.Resume()
+		n.alarms.Pause(ring.ShardID(s.r.group-1), s.token, false)
+		n.kick()
 	})
 }

@@ -31,10 +31,18 @@ type Stats struct {
 	Regressed    int                     // replicas found behind their watermark
 	Abstaining   int                     // starts of such
 	Halted       int                     // of them
+	AlarmsSet    int                     // by calls
+	Rang         int                     // alarms whose handler began
+	NotDue       int                     // deliveries of alarms that were not due, or gone
+	Again        int                     // idempotent calls sent again before they were answered, and alarms that failed
+	Recalled     int                     // idempotent calls answered with what an earlier try came to
 	Quiet        int                     // process starts after the first
 	Acquires     int                     // tokens opened
 	Released     int                     // tokens given back
 	Snapshots    int                     // installed
+	Chunks       int                     // of snapshots, sent
+	Translated   int                     // messages between versions
+	Unsent       int                     // snapshots given up
 	Truncations  int
 	Epochs       int
 	Restarts     int
@@ -52,7 +60,8 @@ func (s *Stats) Add(o *Stats) {
 	for _, p := range []struct{ to, from *int }{{&s.Acked, &o.Acked}, {&s.MayHaveRun, &o.MayHaveRun}, {&s.Refused, &o.Refused},
 		{&s.TimedOut, &o.TimedOut}, {&s.Long, &o.Long}, {&s.Moved, &o.Moved}, {&s.Stale, &o.Stale}, {&s.Waited, &o.Waited},
 		{&s.Asked, &o.Asked}, {&s.Promised, &o.Promised}, {&s.Quiet, &o.Quiet}, {&s.Removed, &o.Removed}, {&s.Left, &o.Left}, {&s.GivenUp, &o.GivenUp},
-		{&s.Regressed, &o.Regressed}, {&s.Abstaining, &o.Abstaining}, {&s.Halted, &o.Halted},
+		{&s.Regressed, &o.Regressed}, {&s.Abstaining, &o.Abstaining}, {&s.Halted, &o.Halted}, {&s.Chunks, &o.Chunks}, {&s.Translated, &o.Translated}, {&s.Unsent, &o.Unsent},
+		{&s.AlarmsSet, &o.AlarmsSet}, {&s.Rang, &o.Rang}, {&s.NotDue, &o.NotDue}, {&s.Again, &o.Again}, {&s.Recalled, &o.Recalled},
 		{&s.Acquires, &o.Acquires}, {&s.Released, &o.Released}, {&s.Snapshots, &o.Snapshots}, {&s.Truncations, &o.Truncations},
 		{&s.Epochs, &o.Epochs}, {&s.Restarts, &o.Restarts},
 		{&s.Dropped, &o.Dropped}, {&s.Syncs, &o.Syncs}, {&s.Panics, &o.Panics}} {
@@ -78,7 +87,7 @@ type line struct {
 
 func (s *Stats) lines() []line {
 	out := []line{{"seeds", s.Seeds}, {"calls answered", s.Acked}}
-	for k, n := range s.Kinds {
+	for k, n := range s.Kinds[:clientKinds] {
 		out = append(out, line{"  " + opKindNames[k], n})
 	}
 	out = append(out, line{"calls that may have run", s.MayHaveRun}, line{"calls timed out", s.TimedOut}, line{"tries refused", s.Refused},
@@ -86,9 +95,11 @@ func (s *Stats) lines() []line {
 		line{"storage accesses that waited", s.Waited}, line{"stale replies held back", s.Stale},
 		line{"pings about promises", s.Asked}, line{"promises", s.Promised}, line{"starts with a quiet time", s.Quiet},
 		line{"replicas removed", s.Removed}, line{"nodes gone", s.Left}, line{"members given up", s.GivenUp},
-		line{"replicas found behind their watermark", s.Regressed}, line{"starts of such", s.Abstaining}, line{"such halted", s.Halted}, line{"tokens opened", s.Acquires}, line{"tokens released", s.Released}, line{"process starts", s.Restarts},
+		line{"replicas found behind their watermark", s.Regressed}, line{"starts of such", s.Abstaining}, line{"such halted", s.Halted},
+		line{"alarms set by calls", s.AlarmsSet}, line{"alarms run", s.Rang}, line{"alarms delivered that were not due", s.NotDue},
+		line{"repetitions", s.Again}, line{"answered from an earlier try", s.Recalled}, line{"tokens opened", s.Acquires}, line{"tokens released", s.Released}, line{"process starts", s.Restarts},
 		line{"activations dropped", s.Dropped}, line{"events that synced", s.Syncs}, line{"events that panicked", s.Panics},
-		line{"snapshots installed", s.Snapshots}, line{"logs truncated", s.Truncations}, line{"ring epochs", s.Epochs})
+		line{"snapshots installed", s.Snapshots}, line{"chunks of snapshots", s.Chunks}, line{"messages between versions", s.Translated}, line{"snapshots given up", s.Unsent}, line{"logs truncated", s.Truncations}, line{"ring epochs", s.Epochs})
 	for k := ring.StepJoin; k <= ring.StepOrder; k++ {
 		out = append(out, line{"step: " + k.String(), s.Steps[k]})
 	}

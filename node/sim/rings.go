@@ -227,7 +227,9 @@ func (n *node) beat() {
 			if !n.up {
 				return
 			}
-			n.fetchRing()
+			for range 2 {
+				n.fetchRing()
+			}
 			n.giveBack()
 		})
 	})
@@ -347,5 +349,38 @@ func (n *node) giveBack() {
 		n.w.trace("give back", r.rid, uint64(to.ID), 0)
 		r.handOver(uint64(to.ID))
 		n.drain(r)
+	}
+}
+
+// checkSettled holds that changes of the cluster come to their end when faults do (I16): members hold their shares, nobody is on its way, and
+// every node runs the replicas that the ring puts there.
+func (w *world) checkSettled() {
+	r := w.newest
+	if w.cfg.HistoryOnly || r == nil {
+		return
+	}
+	for _, m := range r.Members() {
+		if m.State != ring.Up {
+			var holds []string
+			for g := range w.groups {
+				a, _ := r.Group(ring.GroupID(g))
+				if _, here := a.On(m.ID); here {
+					holds = append(holds, fmt.Sprintf("%s: %v of a group of %+v", ring.GroupID(g), a.Replicas, w.models[g].conf))
+				}
+			}
+			w.fail("I16 liveness", "member %s ends as %s in ring %d and holds %v", m.ID, m.State, r.Epoch(), holds)
+			return
+		}
+	}
+	for g := range w.groups {
+		a, _ := r.Group(ring.GroupID(g))
+		for _, rep := range a.Replicas {
+			n := w.nodes[w.nodeOf(uint64(rep.ID))]
+			img := n.disk.cur[g]
+			if rep.Role != ring.Voter || img == nil || img.rid != uint64(rep.ID) || n.reps[g] == nil || n.reps[g].gone && !img.regressed {
+				w.fail("I16 liveness", "group %d ends with replica %d on node %s as %s in ring %d; it runs there: %v", g, rep.ID, rep.Node, rep.Role, r.Epoch(), n.reps[g] != nil)
+				return
+			}
+		}
 	}
 }

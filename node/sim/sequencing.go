@@ -30,7 +30,7 @@ type wish struct {
 
 // A member is given up sooner than in production: a run is short.
 var sequencerConfig = ring.SequencerConfig{Alive: time.Second, ReplaceAfter: 4 * time.Second,
-	Plan: ring.PlanConfig{Damp: 2 * time.Second, Adopt: 500 * time.Millisecond, Place: placed}}
+	Plan: ring.PlanConfig{Damp: 4 * time.Second, Adopt: 1500 * time.Millisecond, Place: placed}}
 
 // placed is ring.Place, remembered over all runs: it is a function, and costs more than all else that a sequencer does.
 func placed(members []ring.NodeID, shards, replicas int) ([][]ring.NodeID, error) {
@@ -191,14 +191,26 @@ func (s *sequencing) ask(change func(*ring.Ring, *ring.Facts) (*ring.Ring, error
 	}
 }
 
-// staying are the members of the newest ring that mean to stay.
+// staying are the members of the newest ring that mean to stay, and have their disks.
 func (w *world) staying() (out []ring.NodeID) {
 	for _, m := range w.newest.Members() {
-		if m.State.Stays() {
+		if n := w.nodes[w.slots[m.ID]]; m.State.Stays() && n.name == m.ID && !n.disk.lost {
 			out = append(out, m.ID)
 		}
 	}
 	return out
+}
+
+// spares reports whether a node's disk may be lost: no other's is, and the cluster can go on with as many copies: others stay, or there is room for the
+// new node that comes in its place. Else nothing would end before an operator gave the node up by hand.
+func (w *world) spares(n *node) bool {
+	left := 0
+	for _, id := range w.staying() {
+		if id != n.name {
+			left++
+		}
+	}
+	return w.whole() && (left >= copies || left == copies-1 && len(w.newest.Members()) < w.members)
 }
 
 // whole reports whether every replica that votes somewhere has its disk: then one more disk may be lost.

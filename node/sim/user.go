@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"encoding/binary"
 	"time"
 
 	"github.com/ringfence/ringfence/actor/host"
@@ -21,6 +22,7 @@ type running struct {
 	touch  bool    // it touched storage
 	proved bool    // the lease was valid when it began, by the clock
 	synced bool    // what it wrote is submitted already
+	stored int64   // an alarm that was not due: when it is
 	over   bool    // it was reset while it waited: its steps are void
 }
 
@@ -74,8 +76,13 @@ func (u *running) memory() *memory { return u.a.Data.(*memory) }
 func (u *running) method() {
 	early := u.s.r.n.w.chance(0.5) // look first and wait then, or the other way round
 	switch u.q.kind {
-	case opIncrement:
+	case opRing:
+		u.access(u.ring)
+	case opIncrement, opOnce, opAlarm:
 		u.access(func() {
+			if u.q.kind == opOnce && u.recall() {
+				return
+			}
 			read := u.get()
 			u.later(u.q.wait, func() { u.access(func() { u.put(read) }) })
 		})
@@ -165,16 +172,59 @@ func (u *running) get() Version {
 	return versionIn(u.s.r.image().kv, u.q.object)
 }
 
+// read is a record of the host's, as this event sees it.
+func (u *running) read(key []byte) (value []byte, ok bool) {
+	if value, present, found := u.s.t.Lookup(u.a, key); found {
+		return value, present
+	}
+	v, ok := u.s.r.image().kv[string(key)]
+	return []byte(v), ok
+}
+
+// replyKey is where an idempotent call's reply is remembered.
+func (u *running) replyKey() []byte {
+	id := objectID(u.q.object)
+	return binary.BigEndian.AppendUint64(store.MetaKey(id.Class, id.Key, store.MetaReply), u.q.op)
+}
+
+// recall answers an idempotent call with what an earlier try came to; false if there was none.
+func (u *running) recall() bool {
+	b, ok := u.read(u.replyKey())
+	if !ok {
+		return false
+	}
+	u.s.r.n.w.stats.Recalled++
+	u.result = parseVersion(b)
+	u.end()
+	return true
+}
+
+// submitNow submits what was written so far, and goes on at once.
+func (u *running) submitNow() {
+	writes := u.writes
+	u.writes = nil
+	u.took(u.s.t.Submit(nil, u.a, writes))
+}
+
 // put writes the version after prev. Now and then the event then waits for it to be durable, or panics.
 func (u *running) put(prev Version) {
 	w := u.s.r.n.w
 	u.result = Version{prev.Number + 1, u.q.op, prev.Op}
 	u.memory().v = u.result
 	u.writes = append(u.writes, store.Write{Key: []byte(objectKey(u.q.object)), Value: encodeVersion(u.result)})
+	switch {
+	case u.q.kind == opOnce:
+		if mutant.has(dedupApart) {
+			u.submitNow()
+		}
+		u.writes = append(u.writes, store.Write{Key: u.replyKey(), Value: encodeVersion(u.result)})
+	case u.q.kind == opAlarm && w.now < w.calm:
+		u.setAlarm()
+	}
 	switch p := w.rng.Float64(); {
 	case p < 0.04:
 		u.sync()
-	case p < 0.06:
+	case p < 0.06 && u.q.kind != opRing:
 		u.panics()
 	default:
 		u.end()

@@ -80,7 +80,7 @@ func (n *node) checkWatermark() {
 
 // loseTail damages the end of a node's log, so that its next process finds it too short. After a while somebody wipes the disk.
 func (w *world) loseTail(n *node) {
-	if !n.up || n.name == 0 || n.ring == nil || !w.whole() || len(n.disk.before) < 2 {
+	if !n.up || n.name == 0 || n.ring == nil || !w.spares(n) || len(n.disk.before) < 2 {
 		return
 	}
 	n.crash()

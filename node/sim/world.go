@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -82,6 +83,7 @@ type world struct {
 	cuts      uint64
 	powerNext bool // power goes at the next reply
 
+	rang    map[uint64]int64 // by operation: the alarm that it ran, by when it was due
 	ops     []Op
 	kinds   []opKind
 	served  []time.Duration // by group: first answer to a call begun after the calm
@@ -151,6 +153,10 @@ func (w *world) build() {
 		w.models = append(w.models, newModel(g, voters))
 	}
 	w.models[0].ringPut = w.ringCommitted
+	for _, m := range w.models[1:] {
+		m.check = w.checkAlarms
+	}
+	w.rang = map[uint64]int64{}
 	w.served = make([]time.Duration, w.groups)
 	w.trace("seed", w.cfg.Seed, uint64(w.on), uint64(n))
 	w.note("%d nodes, at most %d, log of %d entries, leases by the clock: %v, faults: %v", n, w.members, w.keep, w.clock, w.on)
@@ -226,6 +232,8 @@ func (w *world) finish() {
 	if w.broken != nil {
 		return
 	}
+	w.checkRung()
+	w.checkSettled()
 	byObject := make([][]Op, (w.groups-1)*objects)
 	for i := range w.ops {
 		if o := &w.ops[i]; !o.Echo {
@@ -261,9 +269,27 @@ func (w *world) acknowledged(c *client, o *Op) {
 func (w *world) checkServed() {
 	for group, at := range w.served {
 		if at == 0 && group > 0 {
-			w.fail("I16 liveness", "group %d has answered nothing for %v since all faults ended", group, serveWithin)
+			w.fail("I16 liveness", "group %d has answered nothing for %v since all faults ended; %s", group, serveWithin, w.describe(group))
 		}
 	}
+}
+
+// describe says who is in a group, for whoever looks at a run.
+func (w *world) describe(group int) string {
+	m := w.models[group]
+	var b strings.Builder
+	fmt.Fprintf(&b, "by the log at %d: %+v", m.last(), m.conf)
+	for _, n := range w.nodes {
+		img := n.disk.cur[group]
+		if img == nil {
+			continue
+		}
+		fmt.Fprintf(&b, "; node %s holds replica %d of %v at %d of %d in term %d (lost: %v, regressed: %v)", n.name, img.rid, img.conf, img.applied, img.last(), img.term, w.lost[img.rid], img.regressed)
+		if r := n.reps[group]; r != nil {
+			fmt.Fprintf(&b, " led by %d", r.g.Leader())
+		}
+	}
+	return b.String()
 }
 
 // hint is an epoch that a starting founder may know: any so far.

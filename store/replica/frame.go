@@ -57,6 +57,14 @@ func appendPing(b []byte, g ring.GroupID, p *Ping) []byte {
 	return b
 }
 
+// EncodeFrame is a frame's body with one message of a group, or with the ping if that is nil.
+func EncodeFrame(g ring.GroupID, m *raftpb.Message, p Ping) ([]byte, error) {
+	if m == nil {
+		return appendPing(nil, g, &p), nil
+	}
+	return appendMessage(nil, g, m)
+}
+
 // DecodeFrame reads a Raft frame's body. The messages own their bytes: protobuf copies.
 func DecodeFrame(b []byte) ([]GroupMessage, error) {
 	if len(b) == 0 {

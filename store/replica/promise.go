@@ -25,7 +25,7 @@ const (
 	PingRequest PingKind = iota // a leader asks for a promise; Number counts its requests in this term: 1, 2, 3 …
 	PingPromise                 // the answer, with the request's term and number
 	PingOut                     // the sender is out of the group: see out.go
-	PingDecline                 // PingPromise of a replica that will not lead: its node is about to stop
+	PingDecline                 // PingPromise of a replica that will not lead: its node is about to stop, or it abstains
 )
 
 // Ping is what replicas of a group say to each other beside Raft.
@@ -98,7 +98,7 @@ func (g *Group) answer(p Ping) {
 	}
 	g.promise.until = max(g.promise.until, g.now+g.cfg.Timing.Promise)
 	kind := PingPromise
-	if g.declines {
+	if g.declines || g.cfg.Abstain {
 		kind = PingDecline
 	}
 	g.pings = append(g.pings, Ping{Kind: kind, From: p.To, To: p.From, Term: p.Term, Number: p.Number})

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -294,6 +295,21 @@ func TestWhoDeclinesKeepsPromising(t *testing.T) {
 	c.pump()
 	if c.g[1].Leader() != 1 {
 		t.Fatal("who declined campaigned")
+	}
+}
+
+// TestWhoAbstainsIsNoSuccessor: a replica that was found behind its watermark promises and stores, and never leads: nothing is to be handed to
+// it, and no ring to prefer it.
+func TestWhoAbstainsIsNoSuccessor(t *testing.T) {
+	c := led(t)
+	c.g[2].cfg.Abstain = true
+	c.cut[3] = true
+	c.tick(2 * LANTiming.ElectionTicks)
+	if got := c.g[1].Filled(); len(got) != 0 || c.lease(1) <= c.now {
+		t.Errorf("%v could lead; lease until %v at %v", got, c.lease(1), c.now)
+	}
+	if f, ok := c.g[1].Facts(); !ok || slices.Contains(f.Filled, 2) || !slices.Contains(f.Active, 2) {
+		t.Errorf("facts: %+v, %v; want replica 2 active, and not able to lead", f, ok)
 	}
 }
 

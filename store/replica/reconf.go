@@ -126,7 +126,7 @@ type Facts struct {
 	Voters   []ring.ReplicaID // of the configuration applied; of both halves while joint
 	Learners []ring.ReplicaID
 	Joint    bool             // or the end of it is not yet known to a majority of the voters
-	Filled   []ring.ReplicaID // have caught up and answer: may be promoted, may lead
+	Filled   []ring.ReplicaID // have caught up, answer and do not decline: may be promoted, may lead
 	Active   []ring.ReplicaID // answered within an election timeout, this one included
 }
 
@@ -151,7 +151,7 @@ func (g *Group) Facts() (f Facts, ok bool) {
 		if g.hears(uint64(r)) {
 			f.Active = append(f.Active, r)
 		}
-		if r == g.cfg.Holder.Replica || g.caughtUp(uint64(r)) {
+		if r == g.cfg.Holder.Replica || g.caughtUp(uint64(r)) && !l.stays[r] {
 			f.Filled = append(f.Filled, r)
 		}
 	}
