@@ -1,13 +1,13 @@
 package sim
 
 import (
+	"fmt"
 	"math/bits"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/ringfence/ringfence/ring"
-	"github.com/ringfence/ringfence/store/replica"
 )
 
 // Class is a kind of fault. Each seed switches every class on or off.
@@ -83,6 +83,18 @@ func (s Classes) String() string {
 		return "none"
 	}
 	return strings.Join(names, ", ")
+}
+
+// ParseClasses reads what String writes; spaces around commas do not matter.
+func ParseClasses(text string) (s Classes, err error) {
+	for name := range strings.SplitSeq(text, ",") {
+		c := slices.Index(classNames[:], strings.TrimSpace(name))
+		if c < 0 {
+			return 0, fmt.Errorf("%q is no class of faults; there are: %v", name, allClasses)
+		}
+		s |= set(Class(c))
+	}
+	return s, nil
 }
 
 // Discrete faults happen at a moment; the rest of the classes colour what goes on anyway.
@@ -504,41 +516,3 @@ func (w *world) beCalm() {
 		}
 	}
 }
-
-// Profile directs the faults and the load of a run. The zero value means the general mix.
-type Profile struct {
-	Name       string
-	Only       Classes       // if not 0, these classes and no others are on
-	FaultEvery time.Duration // mean time between discrete faults. Default 1.2 s
-	Think      time.Duration // mean time a client waits between calls. Default 40 ms
-	Clients    int           // default 4
-	Nodes      int           // 0: drawn
-	Timeout    time.Duration // after which a client gives a call up. Default 3 s
-	Lease      string        // "clock" or "quorum"; "": drawn
-	Reads      float64       // share of calls that only read memory, beside those that are drawn so. Default 0
-	Wander     float64       // share of calls that go to any node, under the class "wrong ring". Default 0.05
-	LongEvents float64       // share of events that wait in the middle, up to several election timeouts. Default 0.08
-}
-
-func (p *Profile) fill() {
-	if p.FaultEvery == 0 {
-		p.FaultEvery = 1200 * time.Millisecond
-	}
-	if p.Think == 0 {
-		p.Think = 40 * time.Millisecond
-	}
-	if p.Clients == 0 {
-		p.Clients = 4
-	}
-	if p.Timeout == 0 {
-		p.Timeout = 3 * time.Second
-	}
-	if p.Wander == 0 {
-		p.Wander = 0.05
-	}
-	if p.LongEvents == 0 {
-		p.LongEvents = 0.08
-	}
-}
-
-var timing = replica.LANTiming

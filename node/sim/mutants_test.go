@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 	"text/tabwriter"
-	"time"
 
 	"github.com/ringfence/ringfence/actor/host"
 	"github.com/ringfence/ringfence/store"
@@ -43,31 +42,6 @@ func weak(x weakness) func(bool) {
 	}
 }
 
-// lateAnswers are faults that let an owner believe that it heard from a majority a moment ago, though that was long ago.
-var lateAnswers = Profile{Name: "late answers, isolated leaders", Lease: "quorum", Only: set(cutEcho, wrongHint), FaultEvery: 3 * time.Second,
-	Think: 20 * time.Millisecond, Clients: 10, Timeout: 800 * time.Millisecond}
-
-// clockLease directs faults at leases that rest on promises: owners cut off right after something that ends the lease, calls that find
-// them, and clients that find the new owner soon.
-func clockLease(name string, cs ...Class) Profile {
-	return Profile{Name: "clock leases: " + name, Lease: "clock", Only: set(append(cs, wrongHint)...), FaultEvery: 2 * time.Second,
-		Think: 8 * time.Millisecond, Clients: 10, Timeout: 800 * time.Millisecond}
-}
-
-var lateCalls = clockLease("late calls to campaign", lateCall)
-
-// moving moves replicas while leaders change and rings come late.
-var moving = Profile{Name: "replicas move, leaders change", Only: set(joinNode, leaveNode, wipe, rawTransfer, wrongHint, cutOne, cutOneWay, crash, delay, reorder),
-	FaultEvery: 500 * time.Millisecond}
-
-// manyReads has few writes: one that an old owner cannot propose ends its token.
-func manyReads(p Profile) Profile {
-	p.Name, p.Reads, p.Wander = p.Name+", many reads", 0.85, 0.5
-	return p
-}
-
-var lateReads = manyReads(lateCalls)
-
 func keepsLease(on bool) {
 	replica.Mutant.LeaseKept = on
 	replica.ForgetMutants()
@@ -93,15 +67,15 @@ var mutantCases = []mutantCase{
 	{name: "older round joined", set: func(on bool) { host.Mutant.JoinEarlierRound = on }, profile: lateAnswers},
 	{name: "token not checked again at release", set: func(on bool) { host.Mutant.StaleRelease = on }},
 	{name: "promise forgotten after a restart", set: func(on bool) { replica.Mutant.ForgetsPromises = on },
-		profile: manyReads(clockLease("quick restarts", quickRestart))},
+		profile: quickRestarts},
 	{name: "promise without term check", set: func(on bool) { replica.Mutant.PromiseWithoutTerm = on },
-		profile: clockLease("late messages", cutOne, cutOneWay, cutLink, cutEcho, delay, reorder, rawTransfer, clockRate)},
+		profile: lateMessages},
 	{name: "waiver lifts later promises", set: func(on bool) { replica.Mutant.WaiverWithoutNumber = on }, profile: lateCalls},
 	{name: "Raft's transfer flag waives promises", set: func(on bool) { replica.Mutant.TransferWaives = on }, profile: lateReads},
 	{name: "campaigns while promised", set: func(on bool) { replica.Mutant.CampaignWhilePromised = on }, profile: lateCalls},
 	{name: "late promises revive a lease", set: func(on bool) { replica.Mutant.LateAcksCount = on }, profile: lateReads},
 	{name: "lease not given up on transfer", set: func(on bool) { replica.Mutant.LeaseSurvivesTransfer = on }, profile: lateReads},
-	{name: "lease kept on step-down", set: keepsLease, profile: clockLease("cuts and transfers", rawTransfer, handOver, cutOne, cutOneWay, cutEcho, delay)},
+	{name: "lease kept on step-down", set: keepsLease, profile: cutOwners},
 	{name: "configuration of an older ring, proposed and accepted", set: both(staleTarget, confWithoutEpoch), profile: moving},
 	{name: "configuration of an older ring, proposed", set: staleTarget, profile: moving, survives: "the fence refuses it"},
 	{name: "configuration of an older ring, accepted", set: confWithoutEpoch, profile: moving,
