@@ -154,7 +154,7 @@ func NewDriver(cfg DriverConfig) *Driver {
 	}
 	d := &Driver{cfg: cfg, start: cfg.Now(), born: time.Now().UnixMilli(), inbox: newInbox(), groups: make(map[ring.GroupID]*member), batch: cfg.Engine.NewBatch()}
 	d.disk = newAppender(cfg.Engine, d.inbox)
-	d.wm.engine = cfg.Engine
+	d.wm.engine, d.wm.log = cfg.Engine, cfg.Logger
 	d.transfers.groups = make(map[ring.GroupID]*incoming)
 	return d
 }
@@ -627,13 +627,17 @@ func (d *Driver) compact(m *member) {
 	}
 }
 
-// guard runs a step of a group. Raft panics where the impossible happened: that replica stops, the others go on.
+// guard runs a step of a group. Raft panics where the impossible happened: that replica stops, the others go on. One that has lost its log has lost
+// it with all others of this directory, and what it has since voted for nobody knows: there the process ends.
 func (m *member) guard(f func()) {
 	if m.halted {
 		return
 	}
 	defer func() {
 		if p := recover(); p != nil {
+			if lost, ok := p.(lostLog); ok {
+				m.d.cfg.Engine.Fatal(m.d.cfg.Engine.Damaged(fmt.Errorf("%s: %w", m.id, lost)))
+			}
 			m.d.cfg.Logger.Error("a replica hit an impossible state", "group", m.id.String(), "panic", p, "stack", string(debug.Stack()))
 			m.halt(fmt.Errorf("impossible state: %v", p))
 		}

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -145,6 +147,7 @@ type driverNode struct {
 	e      *store.Engine
 	d      *Driver
 	owner  *follower
+	fatal  func(msg string) // nil: the test ends
 	cancel context.CancelFunc
 	done   chan struct{}
 }
@@ -176,7 +179,12 @@ func startEmpty(t *testing.T, w *wire, n *driverNode, logBytes int) {
 	t.Helper()
 	var err error
 	n.e, err = store.Open("data", store.Options{FS: n.fs, Logger: slog.New(slog.DiscardHandler),
-		Fatal: func(msg string) { panic(msg) }})
+		Fatal: func(msg string) {
+			if n.fatal == nil {
+				panic(msg)
+			}
+			n.fatal(msg)
+		}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -306,6 +314,50 @@ func (n *driverNode) value(t *testing.T, g int, key string) uint64 {
 		return 0
 	}
 	return binary.BigEndian.Uint64(v)
+}
+
+// TestLostLogEndsTheProcess lets a node come back with its disk as it was a moment ago, watermark and all: a leader that goes on counts on entries that
+// are gone. The node must not stay half dead, without those groups and without a word that helps.
+func TestLostLogEndsTheProcess(t *testing.T) {
+	w, nodes := startDrivers(t, 0)
+	at := owned(t, nodes...)
+	victim, leader := nodes[2], at[0]
+	if leader == victim {
+		victim = nodes[0]
+	}
+	leader.put(t, 0, "a", 5)
+	before := victim.fs.CrashClone(vfs.CrashCloneCfg{})
+	leader.put(t, 0, "b", 50)
+	for deadline := time.Now().Add(20 * time.Second); victim.value(t, 0, "b") != 50; {
+		if time.Now().After(deadline) {
+			t.Fatal("the follower does not follow")
+		}
+	}
+	victim.stop(t, w)
+	heard := make(chan string, 1)
+	victim.fs, victim.fatal = before, func(msg string) {
+		select {
+		case heard <- msg:
+		default:
+		}
+		runtime.Goexit()
+	}
+	startEmpty(t, w, victim, 0)
+	if err := victim.d.Start(t.Context(), GroupSpec{Group: ring.ShardID(0).Group(), Replicas: firstReplicas(0), Founders: []ring.ReplicaID{1, 2, 3}, Owner: victim.owner}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case msg := <-heard:
+		if !strings.Contains(msg, "data directory data is damaged") || !strings.Contains(msg, "lost") {
+			t.Errorf("the process ends with %q", msg)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("a node that has lost acknowledged entries goes on")
+	}
+	w.mu.Lock()
+	delete(w.nodes, victim.id)
+	w.mu.Unlock()
+	victim.d = nil // nothing of it is left to be stopped
 }
 
 func TestDriversServeLoseAndTakeOver(t *testing.T) {

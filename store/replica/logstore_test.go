@@ -9,10 +9,12 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -520,6 +522,27 @@ func TestHoleFoundWhileReadingEndsTheProcess(t *testing.T) {
 		t.Fatalf("came back with %v", err)
 	case <-time.After(10 * time.Second):
 		t.Fatal("nothing happened")
+	}
+}
+
+// TestWatermarkWaitsForFiles: a process that may open no more files goes on, and writes its watermark when it may.
+func TestWatermarkWaitsForFiles(t *testing.T) {
+	mem, none := vfs.NewMem(), true
+	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(o errorfs.Op) error {
+		if none && o.Kind == errorfs.OpCreate && strings.HasSuffix(o.Path, "WATERMARK.tmp") {
+			return syscall.EMFILE
+		}
+		return nil
+	}))
+	e := openEngine(t, fs)
+	w := watermarkWriter{engine: e, log: slog.New(slog.DiscardHandler)}
+	marks := []store.Mark{{Group: 1, Replica: 1, Last: 7}}
+	w.finish(marks)
+	none = false
+	w.finish(marks)
+	noErr(t, e.Close())
+	if got := openEngine(t, mem).Watermark(); len(got) != 1 || got[0] != marks[0] {
+		t.Errorf("the watermark is %+v", got)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"go.etcd.io/raft/v3"
 )
@@ -35,7 +36,20 @@ func (r raftLogger) Errorf(format string, v ...any)   { r.logf(slog.LevelError, 
 func (r raftLogger) Fatal(v ...any)                   { r.Panic(v...) }
 func (r raftLogger) Fatalf(format string, v ...any)   { r.Panicf(format, v...) }
 func (r raftLogger) Panic(v ...any)                   { panic(fmt.Sprint(v...)) }
-func (r raftLogger) Panicf(format string, v ...any)   { panic(fmt.Sprintf(format, v...)) }
+func (r raftLogger) Panicf(format string, v ...any) {
+	text := fmt.Sprintf(format, v...)
+	if strings.HasPrefix(format, "tocommit(") {
+		panic(lostLog(text))
+	}
+	panic(text)
+}
+
+// lostLog is what Raft says when a leader counts on entries that this replica has acknowledged and has no more.
+type lostLog string
+
+func (l lostLog) Error() string {
+	return "a leader counts on entries that this replica acknowledged, and its log has lost them: " + string(l)
+}
 
 // RaftLogger makes Raft log to l.
 func RaftLogger(l *slog.Logger) raft.Logger { return raftLogger{l} }

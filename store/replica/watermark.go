@@ -1,8 +1,11 @@
 package replica
 
 import (
+	"errors"
+	"log/slog"
 	"slices"
 	"sync"
+	"syscall"
 
 	"github.com/ringfence/ringfence/store"
 )
@@ -11,6 +14,7 @@ import (
 // backwards is noticed at the next open. It fsyncs a file of its own, so it does so on a goroutine of its own, one at a time.
 type watermarkWriter struct {
 	engine *store.Engine
+	log    *slog.Logger
 	mu     sync.Mutex // held while a watermark is written
 	last   []store.Mark
 }
@@ -37,7 +41,12 @@ func (w *watermarkWriter) write(marks []store.Mark) {
 	if slices.Equal(marks, w.last) {
 		return // nothing has come
 	}
-	if err := w.engine.WriteWatermark(marks); err != nil {
+	err := w.engine.WriteWatermark(marks)
+	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) { // the disk is well, and the limit on files is no reason to end
+		w.log.Warn("the watermark could not be written; it is tried again: raise the limit on open files", "cause", err)
+		return
+	}
+	if err != nil {
 		w.engine.Fatal(err)
 	}
 	w.last = marks
