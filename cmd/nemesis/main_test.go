@@ -42,7 +42,7 @@ var (
 
 func TestMain(m *testing.M) {
 	if os.Getenv(nodeEnv) != "" { // before the flags: these are the command line's
-		cmd.Main(append(stock.Classes(), watcherClass())...)
+		cmd.Main(append(append(stock.Classes(), watcherClass()), thinkerClasses()...)...)
 	}
 	flag.Parse()
 	if config := os.Getenv(probeEnv); config != "" {
