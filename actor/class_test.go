@@ -217,7 +217,7 @@ func TestCallMsgpack(t *testing.T) {
 		}
 	}
 	m, _ := c.Method("Both")
-	if _, err := m.Decode(EncodingMsgpack, arg, func([]byte) error { return errors.New("too deep") }); err == nil || !strings.Contains(err.Message, "too deep") {
+	if _, err := m.Decode(EncodingMsgpack, arg, func(Encoding, reflect.Type, []byte) error { return errors.New("too deep") }); err == nil || !strings.Contains(err.Message, "too deep") {
 		t.Errorf("skim is not heard: %v", err)
 	}
 	// Without an encoding, which is a call without an argument, the answer is msgpack.

@@ -76,9 +76,9 @@ func travels(t reflect.Type) bool {
 // Arg is a decoded argument.
 type Arg struct{ v reflect.Value }
 
-// Decode makes the method's argument of its encoded form, in which skim, if not nil, looks first for what the msgpack decoder must not see.
+// Decode makes the method's argument of its encoded form, in which skim, if not nil, looks first for what a decoder must not see.
 // The argument shares nothing with b. The error says that the method did not run.
-func (m *Method) Decode(e Encoding, b []byte, skim func([]byte) error) (arg Arg, err *Error) {
+func (m *Method) Decode(e Encoding, b []byte, skim func(Encoding, reflect.Type, []byte) error) (arg Arg, err *Error) {
 	given := e != EncodingNone && len(b) > 0
 	switch {
 	case m.Arg == nil && given && !isNil(e, b):
@@ -96,8 +96,8 @@ func (m *Method) Decode(e Encoding, b []byte, skim func([]byte) error) (arg Arg,
 			err = m.bad(fmt.Sprintf("cannot read its argument of type %v: panic: %v", m.Arg, r))
 		}
 	}()
-	if skim != nil && e == EncodingMsgpack {
-		if e := skim(b); e != nil {
+	if skim != nil && (e == EncodingMsgpack || e == EncodingJSON) {
+		if e := skim(e, m.Arg, b); e != nil {
 			return arg, m.bad(fmt.Sprintf("cannot read its argument of type %v: %v", m.Arg, e))
 		}
 	}

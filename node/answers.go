@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"sync"
 
@@ -169,8 +170,11 @@ func tolerates(r *ring.Ring, gone map[ring.NodeID]bool) int {
 	return max(least, 0)
 }
 
+// decodeBase is what a body of the nodes' own may take beside some multiple of its bytes.
+const decodeBase = 256 << 10
+
 func decode(b []byte, into any) error {
-	if err := transport.Skim(b); err != nil {
+	if err := transport.SkimWithin(reflect.TypeOf(into).Elem(), b, decodeBase); err != nil {
 		return err
 	}
 	return msgpack.Unmarshal(b, into)

@@ -11,7 +11,6 @@ import (
 	"github.com/vmihailenco/msgpack/v5"
 
 	"github.com/ringfence/ringfence/ring"
-	"github.com/ringfence/ringfence/transport"
 )
 
 // Names of the records and requests of formation.
@@ -68,11 +67,8 @@ func (f *former) load(name string) (*Proposal, error) {
 }
 
 func decodeProposal(b []byte) (*Proposal, error) {
-	if err := transport.Skim(b); err != nil {
-		return nil, err
-	}
 	p := new(Proposal)
-	if err := msgpack.Unmarshal(b, p); err != nil {
+	if err := decode(b, p); err != nil {
 		return nil, err
 	}
 	if p.ID.IsZero() || p.Proposer == 0 || len(p.Members) == 0 || len(p.Members) > 64 {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -73,7 +74,7 @@ func New(cfg Config, classes ...actor.Class) (*Node, error) {
 	n := &Node{cfg: cfg, log: cfg.Logger, news: make(chan ring.Epoch, 1), ownRing: make(chan *ring.Ring), serving: make(chan struct{}), asking: make(chan struct{}, askMax)}
 	n.parking, n.mover = &parking{n: n}, newMover(n)
 	var err error
-	if n.host, err = host.New(classes, host.Options{Logger: cfg.Logger, Skim: transport.Skim, Objects: n.object}); err != nil {
+	if n.host, err = host.New(classes, host.Options{Logger: cfg.Logger, Skim: skim, Objects: n.object}); err != nil {
 		return nil, err
 	}
 	if n.boot, err = newBoot(); err != nil {
@@ -209,6 +210,11 @@ func (n *Node) Run(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return errors.Join(n.fatal, err)
+}
+
+// skim looks at an argument before it is decoded.
+func skim(e actor.Encoding, t reflect.Type, b []byte) error {
+	return transport.SkimFor(t, e == actor.EncodingJSON, b)
 }
 
 // life is what a node does: become part of a cluster, then serve it.

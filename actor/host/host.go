@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -21,8 +22,8 @@ type Options struct {
 	Logger *slog.Logger // default slog.Default()
 	// Objects makes references for objects that call others; the context of a call leads to its Chain. nil: such calls are refused.
 	Objects func(actor.ID) actor.Ref
-	// Skim looks at the msgpack bytes of an argument before they are decoded and refuses what a decoder must not see. nil: nothing is refused.
-	Skim func([]byte) error
+	// Skim looks at the bytes of an argument before they are decoded into a value of a type, and refuses what a decoder must not see. nil: nothing is refused.
+	Skim func(actor.Encoding, reflect.Type, []byte) error
 
 	IdleTimeout    time.Duration // of classes that set none; default 1 min
 	MailboxLimit   int           // of classes that set none: calls of one object delivered and not yet answered; default 4,096

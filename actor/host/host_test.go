@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -309,7 +310,7 @@ func TestContextAfterTheEvent(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	inWorld(t, Options{Skim: func(b []byte) error {
+	inWorld(t, Options{Skim: func(_ actor.Encoding, _ reflect.Type, b []byte) error {
 		if b[0] == 0xc1 {
 			return errors.New("skimmed")
 		}
