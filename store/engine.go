@@ -248,20 +248,25 @@ func (e *Engine) readFormat() (ring.NodeID, error) {
 	if err != nil {
 		return 0, openError(e.dir, err)
 	}
+	return parseFormat(e.dir, b)
+}
+
+// parseFormat reads the FORMAT file of a directory.
+func parseFormat(dir string, b []byte) (ring.NodeID, error) {
 	f := strings.Fields(string(b))
 	if len(f) != 4 || f[0] != "ringfence-data" || f[2] != "node" {
-		return 0, openError(e.dir, fmt.Errorf("%s does not say what it should", fileFormat))
+		return 0, openError(dir, fmt.Errorf("%s does not say what it should", fileFormat))
 	}
 	v, err := strconv.ParseUint(f[1], 10, 32)
 	if err != nil {
-		return 0, openError(e.dir, fmt.Errorf("%s: %w", fileFormat, err))
+		return 0, openError(dir, fmt.Errorf("%s: %w", fileFormat, err))
 	}
 	if v != dataFormat {
-		return 0, fmt.Errorf("data directory %s has format %d, and this version reads format %d: run the version that wrote it", e.dir, v, dataFormat)
+		return 0, fmt.Errorf("data directory %s has format %d, and this version reads format %d: run the version that wrote it", dir, v, dataFormat)
 	}
 	n, err := ring.ParseNodeID(f[3])
 	if err != nil {
-		return 0, openError(e.dir, fmt.Errorf("%s: %w", fileFormat, err))
+		return 0, openError(dir, fmt.Errorf("%s: %w", fileFormat, err))
 	}
 	return n, nil
 }

@@ -68,7 +68,7 @@ type Driver struct {
 
 type driverStats struct {
 	rounds, batches, entries, applied, dropped, frames, led, sent, unsent, installed atomic.Uint64
-	sending                                                                  atomic.Int64
+	sending                                                                          atomic.Int64
 }
 
 // Stats counts what a driver did since its start.
