@@ -61,6 +61,7 @@ func TestFrameRefuses(t *testing.T) {
 func FuzzDecodeFrame(f *testing.F) {
 	f.Add(sampleFrame(f))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		bounded(t, len(b), protoTimes, func() { _, _ = DecodeFrame(b) })
 		msgs, err := DecodeFrame(b)
 		if err != nil {
 			return
@@ -81,6 +82,7 @@ func FuzzDecodeFrame(f *testing.F) {
 func FuzzDecodeChunk(f *testing.F) {
 	f.Add([]byte{chunkVersion, 1, 2, 3, chunkData, 1, 'k', 1, 'v'})
 	f.Fuzz(func(t *testing.T, b []byte) {
+		bounded(t, len(b), 1, func() { _, _ = decodeChunk(b) })
 		if c, err := decodeChunk(b); err == nil && (c.kind < chunkBegin || c.kind > chunkEnd) {
 			t.Fatal(c)
 		}
