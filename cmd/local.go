@@ -22,30 +22,35 @@ const stopGrace = 20 * time.Second
 
 // local is a cluster of child processes of this binary, each running `node`.
 type local struct {
-	dir   string
-	temp  bool // dir goes away with the cluster
-	nodes []*child
-	exits chan *child // each child once, when it has ended; room for all
+	localOptions
+	exe   string
+	temp  bool        // dir goes away with the cluster
+	all   []*child    // the first nodes, and those added later
+	exits chan *child // each child when it has ended; what finds no room is dropped, as when children are started again
 
-	mu  sync.Mutex
-	log io.Writer
+	mu sync.Mutex // of log
 
-	release chan struct{} // ends the goroutine whose thread the children are bound to
+	begin chan func() // run on the thread that the children are bound to
+	over  chan struct{}
 }
 
-// child is one process. pid and the fields before it do not change; err is set before done is closed.
+// child is a node, which may be started more than once, each time as a new process. What is above mu does not change.
 type child struct {
 	number int // from 1
 	addrs  nodeAddrs
 	dir    string
-	cmd    *exec.Cmd
-	pid    int
-
-	done chan struct{}
-	err  error // nil: it ended with exit code 0
 
 	mu   sync.Mutex
-	last string // the last line that it wrote to stderr
+	run  *process      // the newest; nil before the first
+	used time.Duration // processor time of those that have ended
+	last string        // the last line that one wrote to stderr
+}
+
+// process is one life of a child. err is set before done is closed.
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error // nil: it ended with exit code 0
 }
 
 type localOptions struct {
@@ -53,6 +58,8 @@ type localOptions struct {
 	dir      string // empty: a temporary directory
 	basePort int    // 0: any free ports
 	level    string
+	flags    []string  // of every node, beside its addresses
+	env      []string  // beside this process's
 	log      io.Writer // gets what the children write to stderr, each line with the node's number
 }
 
@@ -62,24 +69,25 @@ func startLocal(o localOptions) (*local, error) {
 	if err != nil {
 		return nil, fmt.Errorf("this program's own file is not known: %w", err)
 	}
-	l := &local{dir: o.dir, log: o.log, exits: make(chan *child, o.nodes), release: make(chan struct{})}
+	l := &local{localOptions: o, exe: exe, exits: make(chan *child, o.nodes), begin: make(chan func()), over: make(chan struct{})}
 	addrs, err := localAddrs(o.nodes, o.basePort)
 	if err != nil {
 		return nil, err
 	}
-	if err := l.makeDirs(o, addrs); err != nil {
+	if err := l.makeDirs(addrs); err != nil {
 		return nil, err
 	}
-	started := make(chan error, 1)
-	go l.keep(exe, o.level, started)
-	if err := <-started; err != nil {
-		return nil, errors.Join(err, l.stop())
+	go l.keep()
+	for _, c := range l.all {
+		if err := l.start(c); err != nil {
+			return nil, errors.Join(err, l.stop())
+		}
 	}
 	return l, nil
 }
 
 // makeDirs gives every node its directory, and refuses to make a cluster of another size out of one that is there.
-func (l *local) makeDirs(o localOptions, addrs []nodeAddrs) error {
+func (l *local) makeDirs(addrs []nodeAddrs) error {
 	if l.dir == "" {
 		dir, err := os.MkdirTemp("", "ringfence-")
 		if err != nil {
@@ -91,62 +99,120 @@ func (l *local) makeDirs(o localOptions, addrs []nodeAddrs) error {
 	if err != nil {
 		return err
 	}
-	if len(there) > 0 && len(there) != o.nodes {
+	if len(there) > 0 && len(there) != l.nodes {
 		return fmt.Errorf("directory %s holds a cluster of %d nodes: give --nodes %d, or another directory", l.dir, len(there), len(there))
 	}
-	for i, a := range addrs {
-		c := &child{number: i + 1, addrs: a, dir: filepath.Join(l.dir, "node"+strconv.Itoa(i+1)), done: make(chan struct{})}
-		if err := os.MkdirAll(c.dir, 0o755); err != nil {
+	for _, a := range addrs {
+		if err := l.add(a); err != nil {
 			return err
 		}
-		l.nodes = append(l.nodes, c)
 	}
 	return nil
 }
 
-// keep starts the children and stays: the kernel ends a child when the thread that started it ends, so that thread must live as long
-// as this process does.
-func (l *local) keep(exe, level string, started chan<- error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	for _, c := range l.nodes {
-		if err := l.start(c, exe, level); err != nil {
-			started <- fmt.Errorf("node %d did not start: %w", c.number, err)
-			break
-		}
+// add makes the directory of one more node.
+func (l *local) add(a nodeAddrs) error {
+	n := len(l.all) + 1
+	c := &child{number: n, addrs: a, dir: filepath.Join(l.dir, "node"+strconv.Itoa(n))}
+	if err := os.MkdirAll(c.dir, 0o755); err != nil {
+		return err
 	}
-	close(started)
-	<-l.release
+	l.all = append(l.all, c)
+	return nil
 }
 
-func (l *local) start(c *child, exe, level string) error {
-	args := []string{"node", "--data", c.dir, "--listen", c.addrs.listen, "--gossip", c.addrs.gossip, "--http", c.addrs.http, "--log-level", level}
-	if seeds := l.seeds(c); len(seeds) > 0 {
-		args = append(args, "--join", strings.Join(seeds, ","), "--bootstrap-expect", strconv.Itoa(len(l.nodes)))
+// keep starts the children: the kernel ends a child when the thread that started it ends, so that thread must live as long as this
+// process does.
+func (l *local) keep() {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	for {
+		select {
+		case f := <-l.begin:
+			f()
+		case <-l.over:
+			return
+		}
 	}
-	c.cmd = exec.Command(exe, args...)
-	c.cmd.SysProcAttr = boundToParent()
-	stderr, err := c.cmd.StderrPipe()
+}
+
+// start starts a child that does not run. One that was added to the first nodes joins them.
+func (l *local) start(c *child) error {
+	args := []string{"node", "--data", c.dir, "--listen", c.addrs.listen, "--gossip", c.addrs.gossip, "--http", c.addrs.http, "--log-level", l.level}
+	if seeds := l.seeds(c); len(seeds) > 0 {
+		args = append(args, "--join", strings.Join(seeds, ","))
+		if c.number <= l.nodes {
+			args = append(args, "--bootstrap-expect", strconv.Itoa(l.nodes))
+		}
+	}
+	p := &process{cmd: exec.Command(l.exe, append(args, l.flags...)...), done: make(chan struct{})}
+	p.cmd.SysProcAttr = boundToParent()
+	p.cmd.Env = append(os.Environ(), l.env...)
+	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		return err
 	}
-	if err := c.cmd.Start(); err != nil {
-		return err
+	started := make(chan error, 1)
+	l.begin <- func() { started <- p.cmd.Start() }
+	if err := <-started; err != nil {
+		return fmt.Errorf("node %d did not start: %w", c.number, err)
 	}
-	c.pid = c.cmd.Process.Pid
+	c.mu.Lock()
+	c.run = p
+	c.mu.Unlock()
 	go func() {
 		l.forward(c, stderr)
-		c.err = c.cmd.Wait()
-		close(c.done)
-		l.exits <- c
+		p.err = p.cmd.Wait()
+		c.ended(p)
+		select {
+		case l.exits <- c:
+		default:
+		}
 	}()
 	return nil
+}
+
+// ended keeps what a process used, and tells those who wait for its end.
+func (c *child) ended(p *process) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.used += p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
+	close(p.done)
+}
+
+// now is the newest process, nil if none was started.
+func (c *child) now() *process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.run
+}
+
+// pid is that of the newest process, 0 if none was started.
+func (c *child) pid() int {
+	if p := c.now(); p != nil {
+		return p.cmd.Process.Pid
+	}
+	return 0
+}
+
+// alive reports whether a process runs.
+func (c *child) alive() bool {
+	p := c.now()
+	if p == nil {
+		return false
+	}
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
 }
 
 // seeds are the others' gossip addresses.
 func (l *local) seeds(c *child) []string {
 	var seeds []string
-	for _, other := range l.nodes {
+	for _, other := range l.all[:l.nodes] {
 		if other != c {
 			seeds = append(seeds, other.addrs.gossip)
 		}
@@ -181,11 +247,11 @@ func (c *child) lastLine() string {
 	return strings.TrimPrefix(c.last, "ringfence: ")
 }
 
-// howEnded says why a child that has ended did.
+// howEnded says why a child whose newest process has ended did so.
 func (c *child) howEnded() string {
 	how := "it ended by itself"
-	if c.err != nil {
-		how = c.err.Error()
+	if p := c.now(); p != nil && p.err != nil {
+		how = p.err.Error()
 	}
 	if last := c.lastLine(); last != "" {
 		how += ": " + last
@@ -196,7 +262,7 @@ func (c *child) howEnded() string {
 // servers are the nodes' --listen addresses.
 func (l *local) servers() []string {
 	var all []string
-	for _, c := range l.nodes {
+	for _, c := range l.all {
 		all = append(all, c.addrs.listen)
 	}
 	return all
@@ -206,32 +272,51 @@ func (l *local) servers() []string {
 func (l *local) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
 	defer cancel()
-	for _, c := range l.nodes {
+	for _, c := range l.all {
 		c.signal(syscall.SIGTERM)
 	}
 	var failures []error
-	for _, c := range l.nodes {
-		if c.pid == 0 {
+	for _, c := range l.all {
+		p := c.now()
+		if p == nil {
 			continue
 		}
 		select {
-		case <-c.done:
+		case <-p.done:
 		case <-ctx.Done():
-			failures = append(failures, fmt.Errorf("node %d (pid %d) did not stop within %v and was killed", c.number, c.pid, stopGrace))
+			failures = append(failures, fmt.Errorf("node %d (pid %d) did not stop within %v and was killed", c.number, c.pid(), stopGrace))
 			c.signal(syscall.SIGKILL)
-			<-c.done
+			<-p.done
 		}
 	}
-	close(l.release)
-	if l.temp {
-		failures = append(failures, os.RemoveAll(l.dir))
-	}
-	return errors.Join(failures...)
+	return errors.Join(append(failures, l.clear())...)
 }
 
-// signal reaches the process that was started and no later one with the same number: os.Process knows when it has been waited for.
+// kill ends the children without any warning. It is called once, instead of stop.
+func (l *local) kill() error {
+	for _, c := range l.all {
+		c.signal(syscall.SIGKILL)
+	}
+	for _, c := range l.all {
+		if p := c.now(); p != nil {
+			<-p.done
+		}
+	}
+	return l.clear()
+}
+
+// clear lets go of what is left when no child runs any more.
+func (l *local) clear() error {
+	close(l.over)
+	if l.temp {
+		return os.RemoveAll(l.dir)
+	}
+	return nil
+}
+
+// signal reaches the newest process and no later one with the same number: os.Process knows when it has been waited for.
 func (c *child) signal(s syscall.Signal) {
-	if c.pid != 0 {
-		_ = c.cmd.Process.Signal(s) // an error says that it has ended
+	if p := c.now(); p != nil {
+		_ = p.cmd.Process.Signal(s) // an error says that it has ended
 	}
 }

@@ -25,15 +25,15 @@ func (l *local) waitServing(ctx context.Context) (*node.Status, error) {
 		defer close(watching)
 		select {
 		case c := <-l.exits:
-			ended <- fmt.Errorf("node %d (pid %d) ended before the cluster served: %s", c.number, c.pid, c.howEnded())
+			ended <- fmt.Errorf("node %d (pid %d) ended before the cluster served: %s", c.number, c.pid(), c.howEnded())
 			cancel()
 		case <-ctx.Done():
 		}
 	}()
 	var status *node.Status
 	var err error
-	for _, c := range l.nodes {
-		if status, err = c.waitServing(ctx, len(l.nodes)); err != nil {
+	for _, c := range l.all {
+		if status, err = c.waitServing(ctx, len(l.all)); err != nil {
 			break
 		}
 	}

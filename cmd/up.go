@@ -76,13 +76,13 @@ func (a *app) runLocal(ctx context.Context, l *local) error {
 	if err := a.writeLocal(l, status); err != nil {
 		return err
 	}
-	for left := len(l.nodes); left > 0; {
+	for left := l.nodes; left > 0; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case c := <-l.exits:
 			left--
-			l.say("ringfence: node %d (pid %d) ended: %s; %d of %d nodes go on", c.number, c.pid, c.howEnded(), left, len(l.nodes))
+			l.say("ringfence: node %d (pid %d) ended: %s; %d of %d nodes go on", c.number, c.pid(), c.howEnded(), left, l.nodes)
 		}
 	}
 	return errors.New("every node has ended")
@@ -95,17 +95,17 @@ func (a *app) writeLocal(l *local, s *node.Status) error {
 	}
 	t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "NODE\tID\tLISTEN\tGOSSIP\tPID\tDATA")
-	for _, c := range l.nodes {
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%d\t%s\n", c.number, ids[c.addrs.listen], c.addrs.listen, c.addrs.gossip, c.pid, c.dir)
+	for _, c := range l.all {
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%d\t%s\n", c.number, ids[c.addrs.listen], c.addrs.listen, c.addrs.gossip, c.pid(), c.dir)
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
 	self, server := invocation(a.name), ""
-	if !slices.Contains(strings.Split(defaultServers, ","), l.nodes[0].addrs.listen) {
+	if !slices.Contains(strings.Split(defaultServers, ","), l.all[0].addrs.listen) {
 		server = " --server " + strings.Join(l.servers(), ",")
 	}
-	last := l.nodes[len(l.nodes)-1].addrs.listen
+	last := l.all[len(l.all)-1].addrs.listen
 	_, err := fmt.Fprintf(a.out, `
 cluster %s serves: %s, %d shards, epoch %d. Ctrl-C stops it.
 Health and metrics of node 1: http://%[8]s/metrics
@@ -114,7 +114,7 @@ From another terminal:
   %[5]s call Counter/hello Increment 1%[6]s
   %[5]s call Counter/hello Get --server %[7]s
   %[5]s status%[6]s
-`, s.Cluster, plural(len(l.nodes), "node"), s.Shards, s.Epoch, self, server, last, l.nodes[0].addrs.http)
+`, s.Cluster, plural(l.nodes, "node"), s.Shards, s.Epoch, self, server, last, l.all[0].addrs.http)
 	return err
 }
 
