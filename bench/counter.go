@@ -12,8 +12,8 @@ import (
 	"github.com/ringfence/ringfence/actor"
 )
 
-// Cluster is where Ringfence's objects are; a *client.Client is one.
-type Cluster interface {
+// Objects is where Ringfence's objects are; a *client.Client is one.
+type Objects interface {
 	Object(class, key string) actor.Ref
 }
 
@@ -39,7 +39,7 @@ func (k keys) of(object int) string { return string(k) + strconv.Itoa(object) }
 
 // counters is the target whose objects are of a class with the methods Increment, Get and Echo.
 type counters struct {
-	cluster Cluster
+	cluster Objects
 	class   string
 	keys    keys
 	mode    Mode
@@ -50,7 +50,7 @@ type counters struct {
 
 // NewCounters is the target of one mode on objects of a class, which has the methods of the stock class Counter. For Get each object that
 // the load may choose is written once before. Nothing is freed by Close: the cluster stays the caller's.
-func NewCounters(ctx context.Context, c Cluster, class string, mode Mode, load Load) (Target, error) {
+func NewCounters(ctx context.Context, c Objects, class string, mode Mode, load Load) (Target, error) {
 	if err := load.fill(); err != nil {
 		return nil, err
 	}

@@ -58,10 +58,14 @@ type driver struct {
 	ops    atomic.Int64 // begun; with Load.Fresh the next object's number
 	ok     atomic.Int64
 	failed atomic.Int64
+
+	done atomic.Int64  // of Load.Limit, those that have ended
+	full chan struct{} // closed when all have
+	over chan struct{} // closed when the window has ended
 }
 
 func newDriver(t Target, l Load, h Hooks, pause func(context.Context, time.Duration)) *driver {
-	d := &driver{target: t, load: l, hooks: h, tally: newTally(l), recorders: make([]recorder, 2*runtime.GOMAXPROCS(0)), pause: pause}
+	d := &driver{target: t, load: l, hooks: h, tally: newTally(l), recorders: make([]recorder, 2*runtime.GOMAXPROCS(0)), pause: pause, full: make(chan struct{}), over: make(chan struct{})}
 	for i := range d.recorders {
 		d.recorders[i].init()
 	}
@@ -112,6 +116,7 @@ func (d *driver) drive(ctx context.Context) (*Result, error) {
 // fresh is the number of the first object for the operation that is made alone.
 func (d *driver) fresh() int {
 	if d.load.Fresh {
+		d.done.Add(1)
 		return int(d.ops.Add(1) - 1)
 	}
 	return 0
@@ -223,7 +228,12 @@ func (d *driver) offer(ctx context.Context, due chan<- time.Duration, at time.Du
 // step runs the caller's next operation.
 func (d *driver) step(ctx context.Context, c *caller, due time.Duration) {
 	op := Op{Worker: c.number}
-	switch n := d.ops.Add(1) - 1; {
+	n := d.ops.Add(1) - 1
+	if d.load.Limit > 0 && n >= int64(d.load.Limit) {
+		<-d.over // the operations under way belong to the window
+		return
+	}
+	switch {
 	case d.load.Fresh:
 		op.Object = int(n)
 	case d.load.Pinned:
@@ -234,12 +244,16 @@ func (d *driver) step(ctx context.Context, c *caller, due time.Duration) {
 	op.Read = d.load.Reads > 0 && c.choose.Float64() < d.load.Reads
 	err := d.one(ctx, op)
 	if ctx.Err() == nil {
-		c.rec.add(sample{due, time.Since(d.from), err}, time.Duration(d.end.Load()))
+		c.rec.add(sample{due, time.Since(d.from), err, int(d.stage.phase.Load())}, time.Duration(d.end.Load()))
+	}
+	if d.done.Add(1) == int64(d.load.Limit) {
+		close(d.full)
 	}
 }
 
 // watch waits for the window to begin and to end, and returns the processor time used in it, by everybody.
 func (d *driver) watch(ctx context.Context) (used time.Duration, err error) {
+	defer close(d.over)
 	d.wait(ctx, d.from, nil)
 	before, err := d.cpu()
 	if err != nil {
@@ -247,6 +261,7 @@ func (d *driver) watch(ctx context.Context) (used time.Duration, err error) {
 	}
 	if d.hooks.During == nil {
 		d.wait(ctx, d.from.Add(d.load.Window), nil)
+		d.end.Store(min(int64(d.load.Window), int64(time.Since(d.from))))
 	} else {
 		over := make(chan error, 1)
 		go func() { over <- d.hooks.During(ctx, d.stage); close(over) }()
@@ -293,6 +308,8 @@ func (d *driver) wait(ctx context.Context, until time.Time, over <-chan error) e
 		case err := <-over:
 			return err
 		case <-end:
+			return nil
+		case <-d.full:
 			return nil
 		case now := <-tick.C:
 			n := d.ok.Load()

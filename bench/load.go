@@ -16,6 +16,7 @@ type Load struct {
 	Payload int           // bytes that an operation carries, 0 to 1 MiB; what that means is the target's
 	Rate    float64       // open loop: operations a second, begun when they are due. 0: closed loop, each caller waits for its reply.
 	Window  time.Duration // measured time. Default 10 s.
+	Limit   int           // if not 0, the window ends when so many operations have been begun; there is no warm-up then
 	Warmup  time.Duration // time before it that does not count
 	Timeout time.Duration // of one operation. Default 30 s.
 }
@@ -47,6 +48,8 @@ func (l *Load) fill() error {
 		return fmt.Errorf("a share of reads of %v: want 0 to 1", l.Reads)
 	case l.Window < 0 || l.Warmup < 0 || l.Timeout < 0:
 		return fmt.Errorf("duration %v, warm-up %v, timeout %v: none may be negative", l.Window, l.Warmup, l.Timeout)
+	case l.Limit < 0 || l.Limit > maxObjects || l.Limit > 0 && l.Warmup > 0:
+		return fmt.Errorf("at most %d operations, warm-up %v: want 0 (no limit) to %d, and no warm-up with a limit", l.Limit, l.Warmup, maxObjects)
 	case l.Payload < 0 || l.Payload > maxPayload:
 		return fmt.Errorf("payload of %d bytes: want 0 to %d", l.Payload, maxPayload)
 	case l.Rate < 0 || l.Rate > maxRate || math.IsNaN(l.Rate):

@@ -20,12 +20,13 @@ type recorder struct {
 	ended  int64 // successes that ended within the window
 	errors map[string]int64
 	line   []bucket
+	phases []bucket // by Stage.phase
 }
 
-// bucket is a part of the time line.
+// bucket is a part of the time line, or a phase of it.
 type bucket struct {
 	ok, failed int64
-	hist       *hdrhistogram.Histogram // to one digit; nil: nothing yet
+	hist       *hdrhistogram.Histogram // nil: nothing yet
 	max        Micros
 }
 
@@ -46,6 +47,7 @@ func (r *recorder) init() { r.hist, r.errors = newHistogram(), map[string]int64{
 type sample struct {
 	due, ended time.Duration // due: when it was begun, or in an open loop when it should have been
 	err        error
+	phase      int // in which it ended
 }
 
 // add takes a sample of a window of the given length. Latencies and errors are those of operations that were due within the window,
@@ -74,24 +76,38 @@ func (r *recorder) add(s sample, window time.Duration) {
 	}
 }
 
+// The digits to which latencies are kept in a part of the time line, and in a phase.
+const (
+	lineDigits  = 1
+	phaseDigits = 3
+)
+
 // mark puts a sample on the time line.
 func (r *recorder) mark(s sample, us int64) {
-	i := int(s.ended / bucketWidth)
-	if i >= maxBuckets {
-		return
+	if i := int(s.ended / bucketWidth); i < maxBuckets {
+		grow(&r.line, i).add(s.err, us, lineDigits)
 	}
-	for len(r.line) <= i {
-		r.line = append(r.line, bucket{})
+	if s.phase > 0 {
+		grow(&r.phases, s.phase).add(s.err, us, phaseDigits)
 	}
-	b := &r.line[i]
-	if s.err != nil {
+}
+
+func grow(all *[]bucket, i int) *bucket {
+	for len(*all) <= i {
+		*all = append(*all, bucket{})
+	}
+	return &(*all)[i]
+}
+
+func (b *bucket) add(err error, us int64, digits int) {
+	if err != nil {
 		b.failed++
 		return
 	}
 	b.ok++
 	b.max = max(b.max, Micros(us))
 	if b.hist == nil {
-		b.hist = hdrhistogram.New(1, longest, 1)
+		b.hist = hdrhistogram.New(1, longest, digits)
 	}
 	_ = b.hist.RecordValue(min(us, longest))
 }
@@ -113,10 +129,10 @@ func (r *recorder) merge(o *recorder) {
 		r.errors[k] += n
 	}
 	for i, b := range o.line {
-		if len(r.line) <= i {
-			r.line = append(r.line, bucket{})
-		}
-		r.line[i].merge(b)
+		grow(&r.line, i).merge(b)
+	}
+	for i, b := range o.phases {
+		grow(&r.phases, i).merge(b)
 	}
 }
 

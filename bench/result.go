@@ -48,6 +48,9 @@ type Result struct {
 	// ran already.
 	Nodes int `json:"nodes_started"`
 	Conns int `json:"connections"` // to each node
+	// Shards and Replicas are the cluster's; 0: it has none, or they are not known.
+	Shards   int `json:"shards,omitempty"`
+	Replicas int `json:"replicas,omitempty"`
 
 	Callers  int     `json:"callers"`
 	Objects  int     `json:"objects"` // 0: a new one for each operation
@@ -69,6 +72,7 @@ type Result struct {
 	CPUPerOp     float64          `json:"cpu_us_per_op"` // processor time of all processes, nodes and callers; 0: not known
 	Errors       map[string]int64 `json:"errors"`        // by kind, of the operations that were due in the window
 	Figures      []Figure         `json:"figures,omitempty"`
+	Phases       []Phase          `json:"phases,omitempty"`
 	Check        *Check           `json:"check,omitempty"`
 	Series       *Series          `json:"series,omitempty"`
 	// Latencies is the whole distribution in microseconds, as HdrHistogram's V2 compressed format, base64.
@@ -111,6 +115,18 @@ func (c *Check) String() string {
 	return "NOT TRUE: " + c.What + ": " + numbers + "; " + strings.Join(c.Wrong, "; ")
 }
 
+// Phase is a part of a window: from one Stage.Begin to the next.
+type Phase struct {
+	Name   string  `json:"name"`
+	From   Seconds `json:"from_s"` // since the beginning of the window
+	To     Seconds `json:"to_s"`
+	Ops    int64   `json:"ops"`    // that succeeded and ended within it
+	Failed int64   `json:"failed"` // likewise
+	P50    Micros  `json:"p50_us"` // of those
+	P99    Micros  `json:"p99_us"`
+	Max    Micros  `json:"max_us"`
+}
+
 // Series is the course of a window in steps of equal length.
 type Series struct {
 	Step   Seconds  `json:"step_s"`
@@ -135,6 +151,7 @@ func (d *driver) result() *Result {
 		res.Objects = 0
 	}
 	res.Series.Events = d.stage.all()
+	res.Phases = d.stage.phasesUntil(window, total)
 	if b, err := total.hist.Encode(hdrhistogram.V2CompressedEncodingCookieBase); err == nil { // it writes to memory
 		res.Latencies = string(b)
 	}

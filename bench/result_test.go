@@ -111,12 +111,12 @@ func TestRecordersMerge(t *testing.T) {
 		all[i].init()
 	}
 	for i := 1; i <= 1000; i++ {
-		all[i%2].add(sample{0, time.Duration(i) * time.Millisecond, nil}, time.Second)
+		all[i%2].add(sample{0, time.Duration(i) * time.Millisecond, nil, 0}, time.Second)
 	}
-	all[0].add(sample{0, time.Second, errors.New("not counted as a latency")}, time.Second)
-	all[1].add(sample{0, 2 * time.Hour, nil}, time.Second)
-	all[1].add(sample{-1, time.Hour, nil}, time.Second)              // neither due within the window nor ended
-	all[1].add(sample{-1, 999 * time.Millisecond, nil}, time.Second) // ended within it, but not due
+	all[0].add(sample{0, time.Second, errors.New("not counted as a latency"), 0}, time.Second)
+	all[1].add(sample{0, 2 * time.Hour, nil, 0}, time.Second)
+	all[1].add(sample{-1, time.Hour, nil, 0}, time.Second)              // neither due within the window nor ended
+	all[1].add(sample{-1, 999 * time.Millisecond, nil, 0}, time.Second) // ended within it, but not due
 	sum := mergeRecorders(all)
 	if n := sum.hist.TotalCount(); n != 1001 {
 		t.Errorf("%d values, want 1001", n)

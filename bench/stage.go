@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,6 +13,8 @@ type Stage struct {
 
 	mu     sync.Mutex
 	events []Event
+	phases []Phase
+	phase  atomic.Int64 // the newest of them, from 1; 0: none yet
 }
 
 // Event is something that was done to the system while it was loaded.
@@ -25,6 +28,36 @@ func (s *Stage) Mark(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.events = append(s.events, Event{Seconds(time.Since(s.from)), fmt.Sprintf(format, args...)})
+}
+
+// Begin begins a phase of the window, whose latencies are told apart from those of the others, and ends the one before.
+func (s *Stage) Begin(phase string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.phases = append(s.phases, Phase{Name: phase, From: Seconds(time.Since(s.from))})
+	s.phase.Store(int64(len(s.phases)))
+}
+
+// phasesUntil fills in what the recorders hold of the phases.
+func (s *Stage) phasesUntil(end time.Duration, total *recorder) []Phase {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := append([]Phase(nil), s.phases...)
+	for i := range all {
+		p := &all[i]
+		p.To = Seconds(end)
+		if i+1 < len(all) {
+			p.To = all[i+1].From
+		}
+		if i+1 < len(total.phases) && total.phases[i+1].hist != nil {
+			b := total.phases[i+1]
+			p.Ops, p.Failed, p.Max = b.ok, b.failed, b.max
+			p.P50, p.P99 = min(b.max, Micros(b.hist.ValueAtQuantile(50))), min(b.max, Micros(b.hist.ValueAtQuantile(99)))
+		} else if i+1 < len(total.phases) {
+			p.Failed = total.phases[i+1].failed
+		}
+	}
+	return all
 }
 
 // Since is the time since the beginning of the window.

@@ -5,13 +5,16 @@ import (
 
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/actor/stock"
+	"github.com/ringfence/ringfence/bench"
 )
 
-// withStock adds the stock class that `bench` and the lines printed by `up` call, so that both work with any user's binary.
+// withStock adds the classes that `bench` and the lines printed by `up` call, so that both work with any user's binary.
 func withStock(classes []actor.Class) []actor.Class {
-	counter := stock.Counter()
-	if slices.ContainsFunc(classes, func(c actor.Class) bool { return c.Name() == counter.Name() }) {
-		return classes
+	all := slices.Clone(classes)
+	for _, brought := range append(bench.Classes(), stock.Counter()) {
+		if !slices.ContainsFunc(classes, func(c actor.Class) bool { return c.Name() == brought.Name() }) {
+			all = append(all, brought)
+		}
 	}
-	return append(slices.Clone(classes), counter)
+	return all
 }
