@@ -123,7 +123,7 @@ func (f *follower) Lost(s ring.ShardID, t store.Token, _ *store.MovedError) {
 }
 
 // wait blocks until ok, which is called under the lock, holds.
-func (f *follower) wait(t *testing.T, what string, ok func() bool) {
+func (f *follower) wait(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.After(20 * time.Second)
 	for {
@@ -154,7 +154,7 @@ type driverNode struct {
 
 const testGroups = 5
 
-func startDriver(t *testing.T, w *wire, n *driverNode, logBytes int) {
+func startDriver(t testing.TB, w *wire, n *driverNode, logBytes int) {
 	t.Helper()
 	startEmpty(t, w, n, logBytes)
 	for g := range testGroups {
@@ -175,7 +175,7 @@ func firstReplicas(g int) []ring.Replica {
 }
 
 // startEmpty starts a node's driver without groups.
-func startEmpty(t *testing.T, w *wire, n *driverNode, logBytes int) {
+func startEmpty(t testing.TB, w *wire, n *driverNode, logBytes int) {
 	t.Helper()
 	var err error
 	n.e, err = store.Open("data", store.Options{FS: n.fs, Logger: slog.New(slog.DiscardHandler),
@@ -203,7 +203,7 @@ func startEmpty(t *testing.T, w *wire, n *driverNode, logBytes int) {
 	w.mu.Unlock()
 }
 
-func (n *driverNode) stop(t *testing.T, w *wire) {
+func (n *driverNode) stop(t testing.TB, w *wire) {
 	t.Helper()
 	w.mu.Lock()
 	delete(w.nodes, n.id)
@@ -215,7 +215,7 @@ func (n *driverNode) stop(t *testing.T, w *wire) {
 	}
 }
 
-func startDrivers(t *testing.T, logBytes int) (*wire, []*driverNode) {
+func startDrivers(t testing.TB, logBytes int) (*wire, []*driverNode) {
 	w := &wire{nodes: map[ring.NodeID]*Driver{}, cut: map[ring.NodeID]bool{}}
 	var nodes []*driverNode
 	for i := range 3 {
@@ -235,7 +235,7 @@ func startDrivers(t *testing.T, logBytes int) (*wire, []*driverNode) {
 }
 
 // owned waits until every group has an owner among nodes and returns the owners.
-func owned(t *testing.T, nodes ...*driverNode) [testGroups]*driverNode {
+func owned(t testing.TB, nodes ...*driverNode) [testGroups]*driverNode {
 	t.Helper()
 	var at [testGroups]*driverNode
 	deadline := time.Now().Add(20 * time.Second)
