@@ -120,6 +120,16 @@ func (p *peers) SendRaft(to ring.NodeID, body []byte) {
 	}
 }
 
+// FrameVersion implements replica.Network. What is made while there is no connection is never sent.
+func (p *peers) FrameVersion(to ring.NodeID) byte {
+	if l := p.link(to, transport.PurposeRaft); l != nil {
+		if c := l.Conn(); c != nil && c.Peer().Version < 2 {
+			return replica.FrameVersionMin
+		}
+	}
+	return replica.FrameVersion
+}
+
 // Every chunk fits into a frame.
 const _ = uint(transport.MaxBulkBody - replica.ChunkMost)
 

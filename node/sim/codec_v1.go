@@ -206,7 +206,7 @@ func (w *world) translate(from, to *node, p packet) packet {
 				got, out = msgs[0].Group, packet{Message: msgs[0].Message, ping: msgs[0].Ping}
 			}
 		}
-	} else if b, err = replica.EncodeFrame(group, p.Message, p.ping); err == nil {
+	} else if b, err = replica.EncodeFrame(replica.FrameVersionMin, group, p.Message, p.ping); err == nil {
 		got, out, err = decodeFrameV1(b)
 	}
 	if err != nil || got != group {

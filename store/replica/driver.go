@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,8 +20,10 @@ import (
 
 // Network carries what groups say to other nodes. Its methods are called on the driver's goroutine and must not block.
 type Network interface {
-	// SendRaft takes a frame's body, owned by the network from then on, and may drop it.
+	// SendRaft takes a frame's body, which is valid only during the call, and may drop it.
 	SendRaft(to ring.NodeID, body []byte)
+	// FrameVersion is the version, FrameVersionMin to FrameVersion, of which a node reads frames.
+	FrameVersion(to ring.NodeID) byte
 	// SendSnapshot streams a snapshot, on a goroutine of its own, and calls done once. It closes src.
 	SendSnapshot(to ring.NodeID, src *SnapshotSource, done func(error))
 }
@@ -187,21 +190,14 @@ func (d *Driver) Unreachable(n ring.NodeID) {
 // Receive takes a Raft frame from a node, on any goroutine. It reports an error if the frame cannot be read; one for which there
 // is no room is dropped.
 func (d *Driver) Receive(from ring.NodeID, body []byte) error {
-	msgs, err := DecodeFrame(body)
+	msgs, err := decodeFrame(takeMessages(), body)
 	if err != nil {
 		return err
 	}
-	d.deliver(from, msgs, len(body))
-	return nil
-}
-
-func (d *Driver) deliver(from ring.NodeID, msgs []GroupMessage, size int) {
-	for i := range msgs {
-		msgs[i].from = from
-	}
-	if !d.inbox.receive(received{msgs: msgs, bytes: size}) {
+	if !d.inbox.receive(received{from: from, msgs: msgs, bytes: len(body)}) {
 		d.stats.dropped.Add(1)
 	}
+	return nil
 }
 
 // Hint is what is known about the owner of a group. Safe from any goroutine; ok is false if no replica of it is here.
@@ -271,8 +267,9 @@ func (d *Driver) round(spare work, ticks int) work {
 	}
 	for _, r := range w.received {
 		for i := range r.msgs {
-			d.step(now, &r.msgs[i])
+			d.step(now, r.from, &r.msgs[i])
 		}
+		giveMessages(r.msgs)
 	}
 	for _, s := range w.submissions {
 		d.submit(s)
@@ -311,28 +308,27 @@ func (d *Driver) appended(now time.Duration, j appendJob) {
 	d.mark(j.m)
 }
 
-func (d *Driver) step(now time.Duration, gm *GroupMessage) {
+func (d *Driver) step(now time.Duration, from ring.NodeID, gm *GroupMessage) {
 	m := d.groups[gm.Group]
 	if gm.Message == nil {
-		d.ping(now, m, gm)
+		d.ping(now, from, m, &gm.Ping)
 		return
 	}
 	if m == nil || m.halted || gm.Message.GetTo() != uint64(m.self) {
 		return // not here (yet, or any more): Raft repeats itself
 	}
-	if m.nodes[ring.ReplicaID(gm.Message.GetFrom())] != gm.from {
+	if m.nodes[ring.ReplicaID(gm.Message.GetFrom())] != from {
 		return // a replica speaks through a node that does not hold it
 	}
 	m.guard(func() { m.g.Step(now, gm.Message) })
 	d.mark(m)
 }
 
-func (d *Driver) ping(now time.Duration, m *member, gm *GroupMessage) {
-	p := gm.Ping
-	if m == nil || m.halted || p.To != m.self || m.nodes[p.From] != gm.from {
+func (d *Driver) ping(now time.Duration, from ring.NodeID, m *member, p *Ping) {
+	if m == nil || m.halted || p.To != m.self || m.nodes[p.From] != from {
 		return
 	}
-	m.guard(func() { m.g.Ping(now, p) })
+	m.guard(func() { m.g.Ping(now, *p) })
 	d.mark(m)
 }
 
@@ -467,16 +463,12 @@ func (m *member) publish() {
 			m.lease.until.Store(int64(until))
 		}
 	}
-	leader, f := m.g.Leader(), m.g.Fence()
-	h := Hint{Node: m.nodes[leader], Self: leader == m.self, Open: m.lease != nil}
-	if f.Holder.Replica == leader && leader != 0 {
-		h.Token, h.Epoch = f.Token, f.Epoch
-	}
-	old := m.hint.Load()
+	h, old := m.hintNow(), m.hint.Load()
 	if old != nil && *old == h {
 		return
 	}
-	m.hint.Store(&h)
+	news := h // only what is new goes to the heap
+	m.hint.Store(&news)
 	if old == nil {
 		return
 	}
@@ -486,6 +478,15 @@ func (m *member) publish() {
 	if old.Self && !h.Self {
 		m.endSends(errLeadsNoMore)
 	}
+}
+
+func (m *member) hintNow() Hint {
+	leader, f := m.g.Leader(), m.g.Fence()
+	h := Hint{Node: m.nodes[leader], Self: leader == m.self, Open: m.lease != nil}
+	if f.Holder.Replica == leader && leader != 0 {
+		h.Token, h.Epoch = f.Token, f.Epoch
+	}
+	return h
 }
 
 func (m *member) send(msg *raftpb.Message) {
@@ -564,13 +565,16 @@ func (m *member) ping(p *Ping) {
 }
 
 func (d *Driver) outgoing(to ring.NodeID) *outgoing {
-	for i := range d.out {
-		if d.out[i].to == to {
-			return &d.out[i]
-		}
+	i := slices.IndexFunc(d.out, func(o outgoing) bool { return o.to == to })
+	if i < 0 {
+		i = len(d.out)
+		d.out = append(d.out, outgoing{to: to})
 	}
-	d.out = append(d.out, outgoing{to: to})
-	return &d.out[len(d.out)-1]
+	o := &d.out[i]
+	if len(o.body) == 0 {
+		o.body = append(o.body, d.cfg.Network.FrameVersion(to))
+	}
+	return o
 }
 
 func (d *Driver) flush() {
@@ -580,10 +584,13 @@ func (d *Driver) flush() {
 }
 
 func (d *Driver) flushOne(o *outgoing) {
-	if len(o.body) > 0 {
+	if len(o.body) > 1 {
 		d.stats.frames.Add(1)
 		d.cfg.Network.SendRaft(o.to, o.body)
-		o.body = nil
+		o.body = o.body[:0]
+		if cap(o.body) > 2*FrameBytes {
+			o.body = nil
+		}
 	}
 }
 

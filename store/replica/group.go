@@ -152,7 +152,7 @@ func (o *Output) reset() {
 // all are called from one goroutine. After any of them Ready tells what to do.
 type Group struct {
 	cfg   GroupConfig
-	rn    *raft.RawNode
+	rn    core
 	now   time.Duration
 	ticks int
 
@@ -183,7 +183,7 @@ func NewGroup(cfg GroupConfig) (*Group, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: reading the log's state: %w", cfg.Group, err)
 	}
-	rn, err := raft.NewRawNode(&raft.Config{
+	rn, err := newCore(&raft.Config{
 		ID:                        uint64(cfg.Holder.Replica),
 		ElectionTick:              cfg.Timing.ElectionTicks,
 		HeartbeatTick:             cfg.Timing.HeartbeatTicks,

@@ -5,6 +5,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/ringfence/ringfence/ring"
 	"github.com/ringfence/ringfence/store"
 )
 
@@ -18,8 +19,30 @@ type submission struct {
 
 // received is a frame's messages with the node that sent them.
 type received struct {
+	from  ring.NodeID
 	msgs  []GroupMessage
 	bytes int
+}
+
+// messages are slices of GroupMessage between two frames.
+var messages sync.Pool
+
+// keepMessages is how many messages a slice holds that is kept.
+const keepMessages = 4096
+
+func takeMessages() []GroupMessage {
+	if p, ok := messages.Get().(*[]GroupMessage); ok {
+		return *p
+	}
+	return nil
+}
+
+func giveMessages(ms []GroupMessage) {
+	if cap(ms) > 0 && cap(ms) <= keepMessages {
+		clear(ms)
+		ms = ms[:0]
+		messages.Put(&ms)
+	}
 }
 
 // inbox gathers what the driver's goroutine is to do. Adding never blocks; a wake-up is left behind for the driver.

@@ -27,12 +27,21 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // checksum covers the place where a value stands and the value.
 func checksum(g ring.GroupID, number uint64, head, data []byte) uint32 {
-	var place [12]byte
-	binary.BigEndian.PutUint32(place[:4], uint32(g))
-	binary.BigEndian.PutUint64(place[4:], number)
-	c := crc32.Update(0, castagnoli, place[:])
+	c := crcPlace(g, number)
 	c = crc32.Update(c, castagnoli, head)
 	return crc32.Update(c, castagnoli, data)
+}
+
+// crcPlace is the checksum of group and number, byte by byte: what is given to package crc32 goes to the heap.
+func crcPlace(g ring.GroupID, number uint64) uint32 {
+	c := ^uint32(0)
+	for i := 24; i >= 0; i -= 8 {
+		c = castagnoli[byte(c)^byte(uint32(g)>>i)] ^ c>>8
+	}
+	for i := 56; i >= 0; i -= 8 {
+		c = castagnoli[byte(c)^byte(number>>i)] ^ c>>8
+	}
+	return ^c
 }
 
 // appendEntryHead appends what goes before the entry's data.

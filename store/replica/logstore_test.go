@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -643,4 +644,15 @@ func FuzzDecodeEntry(f *testing.F) {
 		var a, b uint64
 		_ = decodeRecord(7, 1, v, &a, &b)
 	})
+}
+
+func TestChecksumOfThePlaceIsTheLibrarys(t *testing.T) {
+	rng := rand.New(rand.NewPCG(6, 6))
+	for range 1000 {
+		g, n := ring.GroupID(rng.Uint32()), rng.Uint64()
+		place := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(nil, uint32(g)), n)
+		if crcPlace(g, n) != crc32.Checksum(place, castagnoli) {
+			t.Fatal(g, n)
+		}
+	}
 }

@@ -58,6 +58,7 @@ type Peer struct {
 	Cluster ring.ClusterID
 	Node    ring.NodeID // 0: a client
 	Boot    ring.BootID
+	Version uint8 // of the protocol, which both sides speak
 }
 
 // Conn is one connection after its handshake. All methods are safe for concurrent use.

@@ -90,5 +90,5 @@ func greet(nc net.Conn, addr string, hello transport.Hello, opts DialOptions) (*
 		return nil, fmt.Errorf("%s chose protocol version %d; this side speaks %d to %d", addr, r.Version, MinVersion, MaxVersion)
 	}
 	_ = nc.SetDeadline(time.Time{})
-	return newConn(nc, br, hello.Purpose, Peer{Cluster: r.Cluster, Node: r.Node, Boot: r.Boot}, opts.Epoch, opts.Handler), nil
+	return newConn(nc, br, hello.Purpose, Peer{Cluster: r.Cluster, Node: r.Node, Boot: r.Boot, Version: r.Version}, opts.Epoch, opts.Handler), nil
 }

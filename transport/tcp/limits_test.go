@@ -323,13 +323,32 @@ func TestStrangersAreNamed(t *testing.T) {
 	}
 }
 
+// TestVersionOfBoth: two peers speak the highest version that both know.
+func TestVersionOfBoth(t *testing.T) {
+	s := NewServer(ServerConfig{Handshake: func(transport.Hello) transport.HelloReply { return transport.HelloReply{} }})
+	for highest, want := range map[uint8]uint8{MinVersion: MinVersion, MaxVersion: MaxVersion, MaxVersion + 5: MaxVersion} {
+		if r := s.decide(transport.Hello{MinVersion: MinVersion, MaxVersion: highest, Purpose: 1}); r.Error != "" || r.Version != want {
+			t.Errorf("a peer that speaks up to %d: %+v", highest, r)
+		}
+	}
+	addr, _ := serve(t)
+	c, err := Dial(context.Background(), addr, transport.Hello{Purpose: transport.PurposeCalls}, DialOptions{Handler: &echo{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if v := c.Peer().Version; v != MaxVersion {
+		t.Errorf("a connection of this build with itself has version %d", v)
+	}
+}
+
 // TestVersionsBeforeTheHook: a peer of another version is refused before anybody looks at the rest of its Hello.
 func TestVersionsBeforeTheHook(t *testing.T) {
 	s := NewServer(ServerConfig{Handshake: func(transport.Hello) transport.HelloReply {
 		t.Error("the hook was asked")
 		return transport.HelloReply{}
 	}})
-	for _, h := range []transport.Hello{{MinVersion: 2, MaxVersion: 9, Purpose: 1}, {MinVersion: 0, MaxVersion: 0, Purpose: 1}, {MinVersion: 1, MaxVersion: 1, Purpose: 4}} {
+	for _, h := range []transport.Hello{{MinVersion: MaxVersion + 1, MaxVersion: 9, Purpose: 1}, {MinVersion: 0, MaxVersion: 0, Purpose: 1}, {MinVersion: 1, MaxVersion: 1, Purpose: 4}} {
 		if r := s.decide(h); !strings.Contains(r.Error, "run versions that overlap") {
 			t.Errorf("%+v: %+v", h, r)
 		}

@@ -17,10 +17,10 @@ import (
 	"github.com/ringfence/ringfence/transport"
 )
 
-// Version of the protocol that this build speaks.
+// Versions of the protocol that this build speaks. In version 2 Raft's messages have a form of their own (store/replica); all else is as in 1.
 const (
 	MinVersion = 1
-	MaxVersion = 1
+	MaxVersion = 2
 )
 
 // Defaults of ServerConfig.
@@ -284,7 +284,7 @@ func (s *Server) handshake(nc net.Conn) (*Conn, error) {
 	}
 	_ = nc.SetDeadline(time.Time{})
 	tune(nc, hello.Purpose)
-	c := newConn(nc, br, hello.Purpose, Peer{Cluster: hello.Cluster, Node: hello.Node, Boot: hello.Boot}, s.cfg.Epoch, nil)
+	c := newConn(nc, br, hello.Purpose, Peer{Cluster: hello.Cluster, Node: hello.Node, Boot: hello.Boot, Version: reply.Version}, s.cfg.Epoch, nil)
 	if hello.Purpose == transport.PurposeCalls {
 		c.times.idle = s.cfg.IdleTimeout
 	}

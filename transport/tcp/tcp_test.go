@@ -206,7 +206,7 @@ func TestHandshakeRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	b, err := io.ReadAll(nc)
-	if err != nil || !strings.Contains(string(b), "versions 7 to 9 and this node 1 to 1") {
+	if err != nil || !strings.Contains(string(b), fmt.Sprintf("versions 7 to 9 and this node %d to %d", MinVersion, MaxVersion)) {
 		t.Fatalf("%q, %v", b, err)
 	}
 	if _, err := Listen(context.Background(), "--listen", addr); err == nil || !strings.Contains(err.Error(), "in use by another process: stop it, or give another address with --listen") {

@@ -1,0 +1,68 @@
+package replica
+
+import (
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
+)
+
+// core is Raft's node of one replica. To ask Raft whether it has something to tell costs allocations, and it is asked several times a round for
+// every group: so core remembers the answer for as long as nothing was told to Raft.
+type core struct {
+	rn    *raft.RawNode
+	asked bool // and nothing happened since
+	ready bool // the answer
+}
+
+func newCore(cfg *raft.Config) (core, error) {
+	rn, err := raft.NewRawNode(cfg)
+	return core{rn: rn}, err
+}
+
+// node is Raft, to be told something.
+func (c *core) node() *raft.RawNode {
+	c.asked = c.asked && c.ready // who has something to tell goes on having it
+	return c.rn
+}
+
+// HasReady reports whether Ready has anything to tell.
+func (c *core) HasReady() bool {
+	if !c.asked {
+		c.asked, c.ready = true, c.rn.HasReady()
+	}
+	return c.ready
+}
+
+// Ready takes what Raft has to tell. More than that there is only if committed entries were left for later, or Raft is told something again.
+func (c *core) Ready() raft.Ready {
+	rd := c.rn.Ready()
+	c.asked, c.ready = len(rd.CommittedEntries) == 0, false
+	return rd
+}
+
+func (c *core) Tick() { c.node().Tick() }
+
+// TickQuiesced lets time go by and does nothing else.
+func (c *core) TickQuiesced() { c.rn.TickQuiesced() }
+
+func (c *core) Campaign() error              { return c.node().Campaign() }
+func (c *core) Step(m *raftpb.Message) error { return c.node().Step(m) }
+func (c *core) Propose(data []byte) error    { return c.node().Propose(data) }
+func (c *core) ReadIndex(ctx []byte)         { c.node().ReadIndex(ctx) }
+func (c *core) TransferLeader(to uint64)     { c.node().TransferLeader(to) }
+func (c *core) ForgetLeader() error          { return c.node().ForgetLeader() }
+func (c *core) ReportUnreachable(id uint64)  { c.node().ReportUnreachable(id) }
+
+func (c *core) ReportSnapshot(id uint64, s raft.SnapshotStatus) { c.node().ReportSnapshot(id, s) }
+
+func (c *core) ProposeConfChange(cc raftpb.ConfChangeI) error { return c.node().ProposeConfChange(cc) }
+
+func (c *core) ApplyConfChange(cc raftpb.ConfChangeI) *raftpb.ConfState {
+	return c.node().ApplyConfChange(cc)
+}
+
+func (c *core) BasicStatus() raft.BasicStatus { return c.rn.BasicStatus() }
+
+func (c *core) WithProgress(visit func(id uint64, typ raft.ProgressType, pr tracker.Progress)) {
+	c.rn.WithProgress(visit)
+}
