@@ -112,6 +112,6 @@ func (c Class) HasAlarm() bool { return c.d.alarm != nil }
 
 // Ring runs the handler of alarms, which the class must have. For hosts.
 func (c Class) Ring(ctx context.Context, in Instance, info AlarmInfo) error {
-	_, _, err := c.d.alarm.Call(ctx, in, Arg{reflect.ValueOf(info)}, EncodingNone)
+	_, _, err := c.d.alarm.Call(ctx, in, Arg{v: reflect.ValueOf(info)}, EncodingNone)
 	return err
 }

@@ -77,12 +77,15 @@ func Define[T any](name string, newT func(context.Context, *State) (T, error), o
 	if newT == nil {
 		errs = append(errs, fmt.Errorf("class %s: the constructor is nil", name))
 	}
+	typ := reflect.TypeFor[T]()
 	d.newT = func(ctx context.Context, s *State) (reflect.Value, error) {
 		t, err := newT(ctx, s)
-		return reflect.ValueOf(&t).Elem(), err
+		if typ.Kind() == reflect.Interface { // the value is to be of this type, and not of the one within
+			return reflect.ValueOf(&t).Elem(), err
+		}
+		return reflect.ValueOf(t), err
 	}
 	errs = append(errs, d.setOptions(opts)...)
-	typ := reflect.TypeFor[T]()
 	for i := range typ.NumMethod() {
 		if typ.Method(i).Name == "Alarm" {
 			m, err := newAlarm(name, typ, typ.Method(i))
@@ -94,6 +97,7 @@ func Define[T any](name string, newT func(context.Context, *State) (T, error), o
 			errs = append(errs, err)
 		}
 		if m != nil {
+			m.plain = plainOf[T](m.fn)
 			d.methods[m.Name] = m
 			d.names = append(d.names, m.Name)
 		}

@@ -22,12 +22,11 @@ const (
 // their msgpack tag, else their json tag. The bytes are the caller's. Refused is, beside types that have no encoding, what is nested deeper than
 // 100, and so whatever leads back to itself, and a value whose own encoder panics.
 func Marshal(v any) (b []byte, err error) {
-	// A few types make up most calls, and need no encoder.
-	switch v := v.(type) {
-	case int64:
-		return appendInt(nil, v), nil
-	case nil:
+	if v == nil {
 		return []byte{0xc0}, nil
+	}
+	if s, ok := scalarOf(v); ok {
+		return s.appendTo(nil), nil
 	}
 	if err := checkNesting(v); err != nil {
 		return nil, err
@@ -81,11 +80,8 @@ func appendUint64(b []byte, n uint64) []byte {
 // int64, those above its range uint64, bytes a string, and maps map[string]any. An integer that does not fit its variable is an error, and so is
 // a panic of a type's own decoder.
 func Unmarshal(b []byte, into any) (err error) {
-	if p, ok := into.(*int64); ok && p != nil {
-		if n, ok := readInt(b); ok {
-			*p = n
-			return nil
-		}
+	if readInto(b, into) {
+		return nil
 	}
 	if t := reflect.TypeOf(into); t != nil && t.Kind() == reflect.Pointer {
 		if err := checkIntegers(t.Elem(), b); err != nil {

@@ -15,6 +15,7 @@ type Method struct {
 	class  string
 	index  int
 	fn     reflect.Value // with the receiver as its first parameter; not valid if the class's type is an interface
+	plain  plain         // the same without reflection, if its types are common ones
 }
 
 var (
@@ -74,7 +75,10 @@ func travels(t reflect.Type) bool {
 }
 
 // Arg is a decoded argument.
-type Arg struct{ v reflect.Value }
+type Arg struct {
+	v reflect.Value
+	scalar
+}
 
 // Decode makes the method's argument of its encoded form, in which skim, if not nil, looks first for what a decoder must not see.
 // The argument shares nothing with b. The error says that the method did not run.
@@ -86,9 +90,12 @@ func (m *Method) Decode(e Encoding, b []byte, skim func(Encoding, reflect.Type, 
 	case m.Arg == nil:
 		return arg, nil
 	case !given && m.Arg.Kind() == reflect.Interface: // nil has no type of its own, and is sent as nothing
-		return Arg{reflect.Zero(m.Arg)}, nil
+		return Arg{v: reflect.Zero(m.Arg)}, nil
 	case !given:
 		return arg, m.bad(fmt.Sprintf("wants an argument of type %v, and none was sent", m.Arg))
+	}
+	if e == EncodingMsgpack && m.plain.arg != 0 && arg.read(m.plain.arg, b) {
+		return arg, nil
 	}
 	// A type may decode itself, with code of the user's.
 	defer func() {
@@ -105,7 +112,7 @@ func (m *Method) Decode(e Encoding, b []byte, skim func(Encoding, reflect.Type, 
 	if e := decode(e, b, p.Interface()); e != nil {
 		return arg, m.bad(fmt.Sprintf("cannot read its argument of type %v: %v", m.Arg, e))
 	}
-	return Arg{p.Elem()}, nil
+	return Arg{v: p.Elem()}, nil
 }
 
 func isNil(e Encoding, b []byte) bool {
@@ -119,6 +126,13 @@ func (m *Method) bad(why string) *Error {
 // Call runs the method. err is what it returned, or that its result cannot be encoded. The result has the encoding of the call, msgpack
 // if that had none, and EncodingNone if the method returns no value.
 func (m *Method) Call(ctx context.Context, in Instance, arg Arg, e Encoding) (result []byte, _ Encoding, err error) {
+	if m.plain.call != nil && (m.Arg == nil || arg.kind != 0) {
+		return m.callPlain(ctx, in, arg.scalar, e)
+	}
+	return m.callAny(ctx, in, arg, e)
+}
+
+func (m *Method) callAny(ctx context.Context, in Instance, arg Arg, e Encoding) (result []byte, _ Encoding, err error) {
 	args := append(make([]reflect.Value, 0, 3), in.v, reflect.ValueOf(&ctx).Elem())
 	if m.Arg != nil {
 		args = append(args, arg.v)
@@ -140,8 +154,7 @@ func (m *Method) Call(ctx context.Context, in Instance, arg Arg, e Encoding) (re
 	}
 	b, err := encode(e, out[0].Interface())
 	if err != nil {
-		return nil, EncodingNone, &Error{Code: CodeInternal, Outcome: Ran, Remote: true,
-			Message: fmt.Sprintf("method %s of class %s returned a %v that cannot be encoded: %v", m.Name, m.class, out[0].Type(), err)}
+		return nil, EncodingNone, m.unencodable(err)
 	}
 	return b, e, nil
 }

@@ -23,6 +23,9 @@ type CallOptions struct {
 
 // ApplyCallOptions adds up opts.
 func ApplyCallOptions(opts []CallOption) CallOptions {
+	if len(opts) == 0 { // without an allocation
+		return CallOptions{}
+	}
 	var o CallOptions
 	for _, opt := range opts {
 		if opt != nil {

@@ -220,6 +220,19 @@ func TestSkim(t *testing.T) {
 	}
 }
 
+// FuzzFlat: the short way says of nothing that it is safe of which the long way does not.
+func FuzzFlat(f *testing.F) {
+	for _, s := range sampleBodies() {
+		f.Add(s.bytes)
+	}
+	f.Add(append(bytes.Repeat([]byte{0x91}, MaxDepth+1), 0xc0))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if flat(b) && skim(b) != nil {
+			t.Errorf("% x: %v", b, skim(b))
+		}
+	})
+}
+
 // FuzzSkim: what Skim lets through, the library decodes without a panic and without allocating far more than the input.
 func FuzzSkim(f *testing.F) {
 	for _, s := range sampleBodies() {

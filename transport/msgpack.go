@@ -67,8 +67,8 @@ type reader struct {
 }
 
 // read begins a body: an array, skimmed.
-func read(what string, b []byte) *reader {
-	r := &reader{b: b, what: what}
+func read(what string, b []byte) reader {
+	r := reader{b: b, what: what}
 	if r.err = Skim(b); r.err == nil {
 		r.left = r.arrayLen()
 	}

@@ -18,6 +18,31 @@ var (
 // within the bytes left, map keys that can be hashed, no extension but the timestamp, nothing after it. Decoders of msgpack allocate what
 // a header declares before they look whether it is there; five bytes can end a process. It allocates nothing.
 func Skim(b []byte) error {
+	if flat(b) {
+		return nil
+	}
+	return skim(b)
+}
+
+// flat reports whether b is one value that needs no stack to be seen through: most are.
+func flat(b []byte) bool {
+	depth := 0
+	for left := uint64(1); left > 0; left-- {
+		items, skip, isMap, err := skimHead(b, false)
+		if err != nil || skip > uint64(len(b)) {
+			return false
+		}
+		if b = b[skip:]; items > 0 {
+			if depth++; isMap || left > 1 || depth > MaxDepth || items > uint64(len(b)) {
+				return false
+			}
+			left += items // an array, and it is the last value: what follows is in it
+		}
+	}
+	return len(b) == 0
+}
+
+func skim(b []byte) error {
 	var stack [MaxDepth + 1]struct {
 		left  uint64 // values to come
 		isMap bool
