@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/ringfence/ringfence/actor"
@@ -24,13 +25,38 @@ type call struct {
 	chain      []string
 	idempotent string
 	deadline   time.Time
-	timer      *time.Timer // for the deadline, unless the caller's context has it
+	timed                  // has its deadline from the client, unless the caller's context has it
 	unwatch    func() bool // ends watching the caller's context; nil if that is watched by the waiter
 	why        actor.Code  // of giving up: deadline, cancelled, stopping
 
-	finished chan struct{}
+	finished chan struct{} // closed, or, if only await waits, given a token, when the call is complete
+	shared   bool          // it is closed
 	reply    *reply
+	rep      reply // room for what the connection's reader has for it
 	err      error
+}
+
+// signals are channels with room for a token, of calls that are over.
+var signals = sync.Pool{New: func() any { return make(chan struct{}, 1) }}
+
+// newCall makes a call; shared if others than await wait for it.
+func newCall(r *ref, shared bool) *call {
+	c := &call{ref: r, shared: shared}
+	if shared {
+		c.finished = make(chan struct{})
+	} else {
+		c.finished = signals.Get().(chan struct{})
+	}
+	return c
+}
+
+// finish tells who waits. Called once.
+func (c *call) finish() {
+	if c.shared {
+		close(c.finished)
+	} else {
+		c.finished <- struct{}{}
+	}
 }
 
 // reply is what a server said; it owns its bytes.

@@ -28,6 +28,7 @@ type Client struct {
 	rests   rests
 	calls   atomic.Int64 // underway
 	streams atomic.Uint64
+	timers  [timerLists]timerList
 	closed  atomic.Bool
 
 	ctx    context.Context // ends with Close
@@ -104,6 +105,9 @@ func (c *Client) Close() {
 		l.end(errClosed, time.Time{})
 	}
 	c.wg.Wait()
+	for i := range c.timers {
+		c.timers[i].stop()
+	}
 }
 
 // senderTo is the way to a node, which rt knows. It never blocks: a connection that is not there yet is dialed in the background.
@@ -116,7 +120,7 @@ func (c *Client) senderTo(node ring.NodeID, rt *routes, stream uint64) sender {
 	c.mu.RLock()
 	l := c.links[key]
 	c.mu.RUnlock()
-	if l != nil && l.addr == addr && !l.replaceable(time.Now()) {
+	if l != nil && l.addr == addr && (l.usable() || !l.replaceable(time.Now())) {
 		return l
 	}
 	c.mu.Lock()

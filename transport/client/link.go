@@ -176,7 +176,12 @@ func (l *link) put(c *call) (answer, bool) {
 	id := l.conn.NextID()
 	l.wire = c.wire()
 	l.expect(id, c)
-	sent := l.conn.TrySend(transport.Header{Kind: transport.KindCall, ID: id}, l.encode)
+	h, sent := transport.Header{Kind: transport.KindCall, ID: id}, false
+	if len(l.pending) == 1 { // who is alone waits for nobody else's call to go with his
+		sent = l.conn.TrySendNow(h, l.encode)
+	} else {
+		sent = l.conn.TrySend(h, l.encode)
+	}
 	l.wire = transport.Call{}
 	if sent {
 		return answer{}, true
@@ -232,14 +237,15 @@ func (l *link) Frame(conn *tcp.Conn, h transport.Header, body []byte) {
 	l.client.sawEpoch(h.Epoch)
 	switch h.Kind {
 	case transport.KindReply:
-		r := new(reply)
+		var r reply
 		if err := transport.DecodeReply(body, &r.Reply); err != nil {
 			// What else it sends cannot be trusted either. The call may have run, like all others in flight here.
 			l.end(fmt.Errorf("%s answered what is no reply: %w", l.addr, err), time.Time{})
 			return
 		}
 		if c := l.take(conn, h.ID); c != nil {
-			c.ref.answered(c, classify(r))
+			c.rep = r // nobody looks there before the call is complete
+			c.ref.answered(c, classify(&c.rep))
 		}
 	case transport.KindError:
 		var e transport.ErrorBody

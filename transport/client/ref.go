@@ -55,14 +55,20 @@ func (r *ref) Call(ctx context.Context, method string, arg, reply any, opts ...a
 	return c.result(reply)
 }
 
-// await waits for the call's end, which the end of ctx brings about at once.
+// await waits for the call's end, which the end of ctx brings about at once. It is called once, of a call that is not shared.
 func (c *call) await(ctx context.Context) {
-	select {
-	case <-c.finished:
-	case <-ctx.Done():
-		c.ref.giveUp(c, codeOf(ctx))
+	if done := ctx.Done(); done == nil {
 		<-c.finished
+	} else {
+		select {
+		case <-c.finished:
+		case <-done:
+			c.ref.giveUp(c, codeOf(ctx))
+			<-c.finished
+		}
 	}
+	signals.Put(c.finished) // nobody sends any more: a call is completed once
+	c.finished = nil
 }
 
 // Start implements actor.Ref.
@@ -111,7 +117,8 @@ func (r *ref) enter(ctx context.Context, method string, enc transport.Encoding, 
 		e.Overloaded = true
 		return nil, e
 	}
-	c := &call{ref: r, method: method, encoding: enc, arg: arg, size: len(arg), chain: chain, idempotent: options.Idempotent, finished: make(chan struct{})}
+	c := newCall(r, watch)
+	c.method, c.encoding, c.arg, c.size, c.chain, c.idempotent = method, enc, arg, len(arg), chain, options.Idempotent
 	c.again = c.idempotent != ""
 	deadline, has := ctx.Deadline()
 	if !has {
@@ -122,7 +129,7 @@ func (r *ref) enter(ctx context.Context, method string, enc transport.Encoding, 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !has {
-		c.timer = time.AfterFunc(cl.opts.Timeout, func() { r.giveUp(c, actor.CodeDeadline) })
+		cl.timers[r.stream%timerLists].add(c)
 	}
 	if watch && ctx.Done() != nil {
 		c.unwatch = context.AfterFunc(ctx, func() { r.giveUp(c, codeOf(ctx)) })
@@ -249,16 +256,16 @@ func (r *ref) do(v *view) {
 }
 
 func (r *ref) complete(c *call, how verdict, a *answer) {
-	if c.timer != nil {
-		c.timer.Stop()
+	if c.list != nil {
+		c.list.remove(c)
 	}
 	if c.unwatch != nil {
 		c.unwatch()
 	}
 	c.reply, c.err = a.reply, c.verdictError(how, a)
-	c.arg, c.timer, c.unwatch = nil, nil, nil
+	c.arg, c.unwatch = nil, nil
 	r.client.calls.Add(-1)
-	close(c.finished)
+	c.finish()
 }
 
 // target names the node that the stream's calls go to, for messages.

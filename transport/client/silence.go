@@ -63,6 +63,9 @@ func (c countedConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// WritesTo implements tcp.WriteThrough.
+func (c countedConn) WritesTo() net.Conn { return c.Conn }
+
 // quiet is for a connection on which nothing waits: whether its peer is still there is the kernel's to find out, within 30 s.
 var quiet = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}
 

@@ -7,7 +7,6 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/ringfence/ringfence/ring"
@@ -69,7 +68,7 @@ type Conn struct {
 	times   times
 	epoch   func() ring.Epoch // newest ring known here, for headers; may be nil
 	handler Handler
-	raw     syscall.RawConn // nil unless nc is a TCP connection without anything around it
+	raw     *socketWriter // used by who has set writing; nil unless nc is a TCP connection without anything around it
 
 	mu      sync.Mutex
 	buf     []byte // frames that wait to be written
@@ -95,6 +94,9 @@ type Conn struct {
 	pending map[uint64]chan roundtrip
 }
 
+// WriteThrough is a net.Conn around another that leaves writing alone: what is written to the other is as good.
+type WriteThrough interface{ WritesTo() net.Conn }
+
 type roundtrip struct {
 	resp transport.Response
 	err  error
@@ -103,8 +105,13 @@ type roundtrip struct {
 func newConn(nc net.Conn, br *bufio.Reader, p transport.Purpose, peer Peer, epoch func() ring.Epoch, h Handler) *Conn {
 	c := &Conn{nc: nc, purpose: p, peer: peer, epoch: epoch, handler: h, times: defaultTimes, wake: make(chan struct{}, 1), closed: make(chan struct{}),
 		over: make(chan struct{}), pending: make(map[uint64]chan roundtrip), readOver: make(chan struct{}), reading: reading{br: br}}
+	if w, ok := nc.(WriteThrough); ok {
+		nc = w.WritesTo()
+	}
 	if t, ok := nc.(*net.TCPConn); ok {
-		c.raw, _ = t.SyscallConn() // without it, the writer does all the writing
+		if raw, err := t.SyscallConn(); err == nil { // without it, the writer does all the writing
+			c.raw = newSocketWriter(raw)
+		}
 	}
 	return c
 }

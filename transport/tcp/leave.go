@@ -24,7 +24,7 @@ func (c *Conn) GoAway() {
 		return
 	}
 	c.told = true
-	_ = c.gather(h, nil) // only a body could be refused
+	_ = c.gather(h, nil, false) // only a body could be refused
 }
 
 // CloseAfterFlush ends the connection without losing what waits to be sent: nothing more is taken from now on, in either direction; once

@@ -21,7 +21,7 @@ const writeEnough = 16 << 10
 // lock, so it must not block or use the connection; nil is an empty body. An error means that the frame has not left and will not.
 func (c *Conn) Send(ctx context.Context, h transport.Header, encode func([]byte) []byte) error {
 	for {
-		room, err := c.put(h, encode)
+		room, err := c.put(h, encode, false)
 		if !errors.Is(err, errFull) {
 			return err
 		}
@@ -37,11 +37,24 @@ func (c *Conn) Send(ctx context.Context, h transport.Header, encode func([]byte)
 
 // TrySend is Send without waiting. It reports false if there is no room or the connection has ended.
 func (c *Conn) TrySend(h transport.Header, encode func([]byte) []byte) bool {
-	_, err := c.put(h, encode)
+	_, err := c.put(h, encode, false)
 	return err == nil
 }
 
-func (c *Conn) put(h transport.Header, encode func([]byte) []byte) (room <-chan struct{}, err error) {
+// TrySendNow is TrySend by one who has nothing else to send and waits for the answer: the frame leaves before it returns, if the socket takes it.
+func (c *Conn) TrySendNow(h transport.Header, encode func([]byte) []byte) bool {
+	if c.raw == nil {
+		return c.TrySend(h, encode)
+	}
+	if _, err := c.put(h, encode, true); err != nil {
+		return false
+	}
+	c.flush()
+	return true
+}
+
+// put gathers a frame; flushed: by one who will flush.
+func (c *Conn) put(h transport.Header, encode func([]byte) []byte, flushed bool) (room <-chan struct{}, err error) {
 	if c.epoch != nil {
 		h.Epoch = c.epoch()
 	}
@@ -56,11 +69,11 @@ func (c *Conn) put(h transport.Header, encode func([]byte) []byte) (room <-chan 
 		}
 		return c.room, errFull
 	}
-	return nil, c.gather(h, encode)
+	return nil, c.gather(h, encode, flushed)
 }
 
 // gather appends a frame to what waits to be written. Called with the lock.
-func (c *Conn) gather(h transport.Header, encode func([]byte) []byte) error {
+func (c *Conn) gather(h transport.Header, encode func([]byte) []byte, flushed bool) error {
 	start := len(c.buf)
 	b := transport.AppendHeader(c.buf, h)
 	if encode != nil {
@@ -73,7 +86,7 @@ func (c *Conn) gather(h transport.Header, encode func([]byte) []byte) error {
 	transport.FinishFrame(b[start:])
 	c.buf = b
 	switch {
-	case c.writing: // wrote looks for more
+	case c.writing, flushed: // wrote looks for more
 	case !c.batch && start == 0, c.batch && start < writeEnough && len(b) >= writeEnough: // the second: more than the reader should let wait
 		c.wakeWriter()
 	}
@@ -185,7 +198,7 @@ func (c *Conn) flush() {
 	if b == nil {
 		return
 	}
-	n := writeSome(c.raw, b)
+	n := c.raw.write(b)
 	if n == len(b) {
 		c.wrote()
 		return
