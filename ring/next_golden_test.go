@@ -15,6 +15,8 @@ import (
 //	admit N, leave N, lose N         what an operator, or time, asks of the sequencer
 //	die N, back N                    the node is not heard of any more, or again
 //	settle                           groups carry out what rings want, until nothing comes for a minute
+//	until STEP                       the same, and it stops right after the first ring with such a step: no group has heard of it yet
+//	joint 1, joint 0                 from now on a group's change of voters stays joint, or ends at once
 //
 // Every ring is checked as in the random test.
 func TestNextScripts(t *testing.T) {
@@ -78,7 +80,11 @@ func play(t *testing.T, script string) string {
 		case "die", "back":
 			c.alive[id] = what == "back"
 		case "settle":
-			c.story(&out)
+			c.story(&out, "")
+		case "until":
+			c.story(&out, strings.TrimSpace(strings.TrimPrefix(line, what)))
+		case "joint":
+			c.joint = n == 1
 		default:
 			t.Fatalf("%q is no command", line)
 		}
@@ -91,8 +97,8 @@ func play(t *testing.T, script string) string {
 	return out.String()
 }
 
-// story lets all groups work and tells the steps, until nothing has come for a minute.
-func (c *toy) story(out *strings.Builder) {
+// story lets all groups work and tells the steps, until nothing has come for a minute, or a step of the kind stop.
+func (c *toy) story(out *strings.Builder, stop string) {
 	const pause = 500 * time.Millisecond
 	for last := c.now; c.now-last < time.Minute; c.now += pause {
 		for range 3 {
@@ -107,8 +113,13 @@ func (c *toy) story(out *strings.Builder) {
 		last = c.now
 		c.accept(r, "next")
 		fmt.Fprintf(out, "  %v, ring %d:\n", c.now, r.Epoch())
+		stopped := false
 		for _, s := range steps {
 			fmt.Fprintf(out, "    %s\n", s)
+			stopped = stopped || s.Kind.String() == stop
+		}
+		if stopped {
+			return
 		}
 	}
 	for _, m := range c.ring.Members() {

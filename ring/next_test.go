@@ -23,6 +23,7 @@ type toy struct {
 	groups []*toyGroup
 	used   ReplicaID
 	joins  int
+	joint  bool                     // changes of voters stay joint
 	lags   bool                     // leaders may know older rings, reports come late, joint changes last
 	told   map[GroupID][]GroupFacts // with lags: what leaders said last
 }
@@ -125,7 +126,7 @@ func (c *toy) work(i int) {
 		}
 	}
 	if g.leaving != nil {
-		if !c.lags || c.rng.IntN(3) == 0 {
+		if !c.joint && (!c.lags || c.rng.IntN(3) == 0) {
 			g.leaving = nil
 		}
 		return
@@ -194,7 +195,7 @@ func (c *toy) change(i int, next map[ReplicaID]NodeID) {
 			c.t.Fatalf("group %d: replica %d on %s votes, and is out of the ring: %v", i, id, node, a.Replicas)
 		}
 	}
-	if c.lags {
+	if c.lags || c.joint {
 		g.leaving = old
 	}
 	for id := range next {

@@ -32,7 +32,9 @@ func points(members int) int {
 // It panics never: the library's own panics are out of reach of what is let through here.
 func Place(members []NodeID, shards, replicas int) ([][]NodeID, error) {
 	ids := slices.Clone(members)
-	slices.Sort(ids)
+	if !mutArrivalOrder() {
+		slices.Sort(ids)
+	}
 	switch {
 	case len(ids) == 0:
 		return nil, fmt.Errorf("ring: no members to place shards on")
@@ -43,7 +45,7 @@ func Place(members []NodeID, shards, replicas int) ([][]NodeID, error) {
 	case len(ids) > max(1, shards/2):
 		return nil, fmt.Errorf("ring: %d members are too many for %d shards: a cluster takes at most half as many members as shards; create it with at least %d shards",
 			len(ids), shards, 2*len(ids))
-	case ids[0] == 0 || len(slices.Compact(slices.Clone(ids))) != len(ids):
+	case ids[0] == 0 || len(slices.Compact(slices.Sorted(slices.Values(ids)))) != len(ids):
 		return nil, fmt.Errorf("ring: a member's ID is zero or there twice")
 	}
 	p := placer{members: ids, shards: shards, points: points(len(ids)), memo: make(map[string][]NodeID)}
@@ -93,7 +95,12 @@ func (p *placer) owners(gone []NodeID) []NodeID {
 // one name with its number from being another's.
 type point NodeID
 
-func (p point) String() string { return fmt.Sprintf("%016x#", uint64(p)) }
+func (p point) String() string {
+	if mutPlainNames() {
+		return fmt.Sprint(uint64(p))
+	}
+	return fmt.Sprintf("%016x#", uint64(p))
+}
 
 type hasher struct{}
 

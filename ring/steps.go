@@ -200,14 +200,27 @@ func (s *stepper) join(g GroupID, a *Assignment, want []NodeID) (some bool) {
 			busy = true
 			s.groups++
 		}
-		rep := Replica{Node: node, ID: s.n.nextReplica, Role: Learner}
-		s.n.nextReplica++
+		rep := Replica{Node: node, ID: s.newID(), Role: Learner}
 		s.filling[node]++
 		a.Replicas = append(a.Replicas, rep)
 		s.did(StepJoin, g, rep)
 		some = true
 	}
 	return some
+}
+
+// newID hands a replica ID out: never one that was there before, in whatever group, or two replicas could vote as one.
+func (s *stepper) newID() ReplicaID {
+	if mutReusedID() {
+		for id := ReplicaID(1); id < s.n.nextReplica; id++ {
+			if !s.n.has(id) {
+				return id
+			}
+		}
+	}
+	id := s.n.nextReplica
+	s.n.nextReplica++
+	return id
 }
 
 // prefer makes the wanted owner the first, or follows a take-over.

@@ -63,7 +63,7 @@ func AppendRelease(b []byte, t Token, seq uint64) []byte {
 
 // AppendBatchHead appends the head of an entry of count batches that begins with number seq; AppendWrite adds the writes.
 func AppendBatchHead(b []byte, t Token, seq uint64, count uint32) []byte {
-	b = append(b, byte(KindBatch))
+	b = append(b, byte(batchKind()))
 	b = binary.AppendUvarint(b, uint64(t))
 	b = binary.AppendUvarint(b, seq)
 	return binary.AppendUvarint(b, uint64(count))
@@ -94,7 +94,7 @@ func DecodeCommand(b []byte, c *Command) error {
 		return fmt.Errorf("store: entry of %d bytes; at most %d are allowed", len(b), MaxEntryBytes)
 	}
 	d := decoder{b: b}
-	*c = Command{Kind: CommandKind(d.byte()), Writes: c.Writes[:0]}
+	*c = Command{Kind: knownKind(CommandKind(d.byte())), Writes: c.Writes[:0]}
 	switch c.Kind {
 	case KindAcquire:
 		c.Acquire.Prev = Token(d.uvarint())

@@ -145,7 +145,7 @@ func (e *Engine) pebbleOptions(opts Options, mustExist bool) *pebble.Options {
 	o := &pebble.Options{
 		FS:                          walGuard{e.fs, e.Fatal, &e.open},
 		Logger:                      pebbleLogger{e},
-		FormatMajorVersion:          pebbleFormat,
+		FormatMajorVersion:          databaseFormat(),
 		ErrorIfNotExists:            mustExist,
 		CacheSize:                   opts.CacheBytes,
 		MemTableSize:                opts.MemTableBytes,
@@ -237,7 +237,12 @@ func (l pebbleLogger) Errorf(format string, args ...any) {
 	l.e.log.Error("pebble: "+fmt.Sprintf(format, args...), "dir", l.e.dir)
 }
 
-func (l pebbleLogger) Fatalf(format string, args ...any) { l.e.fatal(fmt.Sprintf(format, args...)) }
+func (l pebbleLogger) Fatalf(format string, args ...any) {
+	if mutFatalReturns() {
+		return
+	}
+	l.e.fatal(fmt.Sprintf(format, args...))
+}
 
 // readFormat returns the node that the FORMAT file names, 0 if there is no such file yet.
 func (e *Engine) readFormat() (ring.NodeID, error) {

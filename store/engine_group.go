@@ -104,7 +104,7 @@ func (e *Engine) CreateReplica(g ring.GroupID, id ring.ReplicaID, fill func(b *B
 		return fmt.Errorf("store: %v: a replica's ID is not zero", g)
 	case have.Replica != 0:
 		return fmt.Errorf("store: %v: replica %d lives here already; remove it before replica %d is made", g, have.Replica, id)
-	case id < have.MinNext:
+	case id < have.MinNext && !mutNoTombstone():
 		return fmt.Errorf("store: %v: replica %d has been here and is gone for ever; the next one must be %d or higher", g, id, have.MinNext)
 	}
 	return e.replaceReplica(ReplicaRecord{Group: g, Replica: id, MinNext: id + 1, generation: have.generation + 1}, fill)

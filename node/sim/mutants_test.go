@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/ringfence/ringfence/actor/host"
+	"github.com/ringfence/ringfence/ring"
 	"github.com/ringfence/ringfence/store"
 	"github.com/ringfence/ringfence/store/replica"
 )
@@ -80,7 +81,15 @@ var mutantCases = []mutantCase{
 	{name: "configuration of an older ring, proposed", set: staleTarget, profile: moving, survives: "the fence refuses it"},
 	{name: "configuration of an older ring, accepted", set: confWithoutEpoch, profile: moving,
 		survives: "who leads has applied all that came before, and proposes none"},
-	{name: "a removed replica comes back", set: weak(idReused), profile: moving},
+	{name: "replica IDs handed out again", set: func(on bool) { ring.Mutant.ReusedID = on }, profile: moving},
+	{name: "end of a log lost, and not noticed", set: weak(noWatermark), profile: tails},
+	{name: "a copy of a directory runs beside it", set: weak(cloneRuns), profile: copying},
+	{name: "Raft forwards proposals", set: func(on bool) { replica.Mutant.Forwarding = on },
+		survives: "the fence knows what a superseded owner proposed, whoever brings it"},
+	{name: "record of an idempotent call in another batch", set: weak(dedupApart)},
+	{name: "snapshot without records of idempotent calls", set: weak(snapshotNoDedup)},
+	{name: "alarm removed before its handler's writes", set: weak(alarmFirst)},
+	{name: "entries of a form that the version before does not know", set: func(on bool) { store.Mutant.NewFormat = on }, profile: upgrading},
 	{name: "handle uses the node's current lease", set: weak(currentLease)},
 }
 

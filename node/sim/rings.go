@@ -139,7 +139,8 @@ func (n *node) startGroup(g int, r *ring.Ring) {
 			n.crash()
 			return
 		}
-		if gone := n.tombs[g]; rid < gone && !mutant.has(noTombstone) {
+		if rid < n.tombs[g] {
+			n.w.fail("I12 identity", "replica %d of group %d was on node %s and is gone, and ring %d puts it there again", rid, g, n.name, r.Epoch())
 			return
 		}
 		n.tombs[g] = rid + 1
@@ -192,9 +193,6 @@ func (n *node) remove(g int) {
 	n.reps[g] = nil
 	n.disk.place(g, nil)
 	n.tombs[g] = max(n.tombs[g], img.rid+1)
-	if mutant.has(idReused) {
-		n.tombs[g] = 0
-	}
 	n.seen[g], n.synced[g] = view{}, view{}
 	n.w.stats.Removed++
 }

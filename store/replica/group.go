@@ -198,7 +198,7 @@ func NewGroup(cfg GroupConfig) (*Group, error) {
 		CheckQuorum:               true,
 		PreVote:                   true,
 		ReadOnlyOption:            readOnlyOption(),
-		DisableProposalForwarding: true,
+		DisableProposalForwarding: !mutForwarding(),
 		StepDownOnRemoval:         true,
 		Logger:                    cfg.Logger,
 	})

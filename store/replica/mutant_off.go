@@ -18,6 +18,7 @@ func mutDropIsIgnored() bool              { return false }
 func mutStaleEpoch() bool                 { return false }
 func mutStaleTarget() bool                { return false }
 func mutConfWithoutEpoch() bool           { return false }
+func mutForwarding() bool                 { return false }
 func readOnlyOption() raft.ReadOnlyOption { return raft.ReadOnlySafe }
 
 func mutForgetsPromises() bool       { return false }

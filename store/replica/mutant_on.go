@@ -19,6 +19,7 @@ var Mutant struct {
 	ConfWithoutEpoch     bool // a change of an older ring's configuration takes effect
 	StaleTarget          bool // a leader proposes a change of an older ring than the fence has seen
 	ReadOnlyLease        bool // Raft's own lease instead of confirming rounds
+	Forwarding           bool // Raft passes proposals of a replica that leads no more on to who does
 
 	ForgetsPromises       bool // no quiet time after a start
 	PromiseWithoutTerm    bool // promises to whoever asks
@@ -38,6 +39,8 @@ func mutDropIsIgnored() bool        { return Mutant.DropIsIgnored }
 func mutStaleEpoch() bool           { return Mutant.StaleEpoch }
 func mutStaleTarget() bool          { return Mutant.StaleTarget }
 func mutConfWithoutEpoch() bool     { return Mutant.ConfWithoutEpoch }
+
+func mutForwarding() bool { return Mutant.Forwarding }
 
 func readOnlyOption() raft.ReadOnlyOption {
 	if Mutant.ReadOnlyLease {
