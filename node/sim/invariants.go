@@ -176,6 +176,24 @@ func (w *world) checkOpened(r *rep, token store.Token) {
 		w.fail("I2 one committing instance", "token %d of group %d opened by %+v and by %+v", token, r.group, other, me)
 	}
 	m.opened[token] = me
+	w.checkLeases(r, token)
+}
+
+// checkLeases holds that nobody serves under an older token once a newer one is served (I9): with leases by the clock none of them holds any more, whatever the
+// process that has it knows; a paused one finds it over.
+func (w *world) checkLeases(r *rep, token store.Token) {
+	if !w.clock {
+		return
+	}
+	for _, n := range w.nodes {
+		o := n.reps[r.group]
+		if !n.up || o == nil || o == r || o.gone {
+			continue
+		}
+		if t, until := o.g.LeaseUntil(); t != 0 && t != token && n.clock() < until {
+			w.fail("I9 no two owners", "node %s opens token %d of group %d; on node %s the lease of token %d holds for %v more", r.n.name, token, r.group, n.name, t, until-n.clock())
+		}
+	}
 }
 
 // checkAccess looks at a storage access that is let through: no other token than its own is the newest applied here (I6).

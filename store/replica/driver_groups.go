@@ -34,8 +34,20 @@ func (d *Driver) on(ctx context.Context, f func() error) error {
 }
 
 // Start runs a group from what the engine holds, creating its replica if it holds none; a group that runs already learns what a newer ring
-// wants of it. Safe from any goroutine; it returns when the group runs.
+// wants of it. If the ring has given this node another replica since, because it has missed the rings in between, the old one is out of the
+// group for good, and is removed first. Safe from any goroutine; it returns when the group runs.
 func (d *Driver) Start(ctx context.Context, spec GroupSpec) error {
+	rec, err := d.cfg.Engine.Replica(spec.Group)
+	if err != nil {
+		return err
+	}
+	for _, r := range spec.Replicas {
+		if r.Node == d.cfg.Node && rec.Replica != 0 && rec.Replica < r.ID {
+			if err := d.Remove(ctx, spec.Group); err != nil {
+				return err
+			}
+		}
+	}
 	return d.on(ctx, func() error { return d.add(spec) })
 }
 

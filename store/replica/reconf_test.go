@@ -122,6 +122,40 @@ func TestDriversMoveAReplica(t *testing.T) {
 	n4.put(t, g, "c", 50)
 }
 
+// TestRunningReplicaIsReplaced: a node that has missed the rings in which its replica went, and hears of the one that gives it another, removes the
+// old one, which still runs, and has the new one filled.
+func TestRunningReplicaIsReplaced(t *testing.T) {
+	_, nodes := startDrivers(t, 16<<10)
+	const g = 0
+	group := ring.ShardID(g).Group()
+	owner := owned(t, nodes...)[g]
+	owner.put(t, g, "a", 40)
+	victim := nodes[0]
+	if victim == owner {
+		victim = nodes[1]
+	}
+	reps := slices.Clone(firstReplicas(g))
+	reps = slices.DeleteFunc(reps, func(r ring.Replica) bool { return r.Node == victim.id })
+	reps = append(reps, ring.Replica{Node: victim.id, ID: 9, Role: ring.Learner})
+	for _, n := range nodes {
+		if err := n.d.Start(t.Context(), GroupSpec{Group: group, Epoch: 2, Replicas: reps, Owner: n.owner}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if rec, err := victim.e.Replica(group); err != nil || rec.Replica != 9 {
+		t.Fatalf("the node holds %+v (%v), and the ring says replica 9", rec, err)
+	}
+	leaderFacts(t, "the new replica to be filled, without the old one", nodes, group, func(f Facts) bool {
+		return slices.Contains(f.Filled, 9) && slices.Contains(f.Learners, 9) && len(f.Voters) == 2
+	})
+	deadline := time.Now().Add(20 * time.Second)
+	for victim.value(t, g, "a") != 40 {
+		if time.Now().After(deadline) {
+			t.Fatalf("the new replica has a=%d, want 40", victim.value(t, g, "a"))
+		}
+	}
+}
+
 // TestStaleTargetChangesNothing: a leader that knows only an older ring cannot undo what a newer one has brought about.
 func TestStaleTargetChangesNothing(t *testing.T) {
 	c := newTrio(t)
