@@ -1,17 +1,28 @@
-// Package nemesis drives the shipped binary as processes in Linux network namespaces, breaks the network and the processes under load,
-// and checks what the callers were told. It holds tests only:
+// Package nemesis drives the shipped binary as processes in Linux network namespaces, breaks network, disks and processes under load, and
+// checks what the callers were told. It holds tests only:
 //
 //	go test ./cmd/nemesis -nemesis -timeout 60m -v
 //
-// It needs root, ip (iproute2) and nft (nftables), and fails without them; without -nemesis only the checker's own tests run.
-// -nemesis.long adds the long cuts and stops and more kills. NEMESIS_BINARY names a binary to drive instead of building one, NEMESIS_DIR a
-// directory for data and logs, which are kept there when a test fails.
+// It needs root, ip (iproute2) and nft (nftables), and fails without them; without -nemesis only the checkers' own tests run. Single scenarios
+// need strace or xfsprogs: -nemesis.install installs these from Debian packages, and what a machine cannot run is in the table, with the reason.
+// -nemesis.long adds the long cuts and stops and more rounds; it takes an hour, so give -timeout 120m. -nemesis.times=false prints a limit of time
+// that is missed and does not fail. NEMESIS_BINARY names a binary to drive instead of building one, NEMESIS_DIR a directory for data and logs, which
+// are kept there when a test fails.
 //
-// The scenarios: owners are cut off in several ways (Cut, CutQuorum, Moved), halted (Stop), killed (Kill) and restarted (Rolling); nodes join
-// and leave (Join), die for good and come back too late (Replace), move, lose their disks and are copied (Identity), or have nothing to do
-// (Idle). A table at the end has the calls of each, what failed, and the longest waits.
+//	Cut, CutQuorum, CutAll, CutPart, CutUDP  nodes are cut off: one, by both leases; each from each; in part (bridge, ring, one link, one way); from gossip
+//	Loss, Links                              packets are lost, late, out of order, doubled, damaged
+//	Moved, Stale                             events run on in owners that are cut off
+//	Stop, Starved, Kill, Files               processes are halted, starved, killed, and may open no files
+//	Power, Full, Sync, SlowDisk, Damage      disks lose their power, are full, fail, are slow, have rotted
+//	Join, Bytes, Rolling, Replace, Identity  nodes come and go, die for good, move, are wiped and copied
+//	Idle                                     nothing happens
+//
+// Every scenario has 200 counters that are called all the time, whose histories are checked exactly (checkCounter), and a few registers and queues,
+// for whose calls porcupine looks for a legal order. The table at the end has for each scenario the calls, the faults, what failed, the promises
+// that were broken, and the longest waits.
 //
 // The test binary makes a bridge in a namespace of its own, one namespace per node and two for clients, and starts itself again inside
 // the first client's: nothing in the root namespace is touched. Node processes are bound to the inner one and that to the outer, so none
-// outlives it. The outer one removes the namespaces when it ends; what a killed one left, the next run removes.
+// outlives it, and file systems are mounted for the process alone that uses them. The outer one removes the namespaces when it ends; what a killed
+// one left, the next run removes.
 package nemesis

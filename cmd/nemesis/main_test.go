@@ -183,6 +183,6 @@ func boolInt(b bool) int {
 func needsNemesis(t *testing.T) {
 	t.Helper()
 	if !*enabled {
-		t.Skip("drives processes in network namespaces as root: run with -nemesis; .ci/run does so for TestMoved, where it can")
+		t.Skip("drives processes in network namespaces as root: run with -nemesis; .ci/run does so for some, where it can")
 	}
 }

@@ -84,8 +84,8 @@ func TestMoved(t *testing.T) {
 		}
 		at := victim.storageRefused(t, key)
 		remark(t, "an event of a cut-off owner lost its storage %v after the cut, and its caller heard so after %v", ms(at-cut), ms(told))
-		if *times && at-cut > refusalLimit {
-			t.Errorf("storage failed %v after the cut, want %v at most", ms(at-cut), refusalLimit)
+		if at-cut > refusalLimit {
+			late(t, "storage failed %v after the cut, want %v at most", ms(at-cut), refusalLimit)
 		}
 		mustDrop(t, victim, rules{})
 		c.waitWhole(t, 30*time.Second)

@@ -96,13 +96,13 @@ func sweep() (int, error) {
 	return len(names), errors.Join(errs...)
 }
 
-// isNemesis reports whether a process runs this program: numbers of processes come round again.
+// isNemesis reports whether a process may run this program, which may be built under any name that ends as tests do: numbers of processes come round again.
 func isNemesis(pid int) bool {
 	if syscall.Kill(pid, 0) != nil {
 		return false
 	}
 	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-	return err == nil && strings.HasSuffix(strings.TrimSuffix(theirs, " (deleted)"), "nemesis.test")
+	return err == nil && strings.HasSuffix(strings.TrimSuffix(theirs, " (deleted)"), ".test")
 }
 
 func run(command, stdin string) error {

@@ -244,7 +244,7 @@ func (u *user) judgeProber(reads []probed, cut, lease, healing time.Duration) {
 			}
 		}
 		if o.Start < healing && o.End >= healing && healing-o.Start > refusalLimit {
-			t.Errorf("a node that is cut off left a read of counter %d without an answer for %v", o.Key, ms(healing-o.Start))
+			late(t, "a node that is cut off left a read of counter %d without an answer for %v", o.Key, ms(healing-o.Start))
 		}
 	}
 	if read == 0 || refused == 0 {
@@ -253,7 +253,7 @@ func (u *user) judgeProber(reads []probed, cut, lease, healing time.Duration) {
 	remark(t, "within the cut-off namespace: %d reads before the cut, %d answered within the lease after it, %d refused, the first %v after the cut; one under way at the cut took %v from then, one that began later %v at most",
 		read, leased, refused, ms(verdict), ms(caught), ms(slowest))
 	if most := max(caught, slowest); most > refusalLimit {
-		t.Errorf("a node that is cut off took %v to refuse a read, want an election timeout, %v at most", ms(most), refusalLimit)
+		late(t, "a node that is cut off took %v to refuse a read, want an election timeout, %v at most", ms(most), refusalLimit)
 	}
 }
 

@@ -59,7 +59,7 @@ func TestKill(t *testing.T) {
 	}
 	v := u.finish()
 	if p99 := quantile(v.sortedOutages(), 0.99); p99 >= 2*time.Second {
-		t.Errorf("time to the next success of a killed owner's objects: p99 is %v, want less than 2 s", ms(p99))
+		late(t, "time to the next success of a killed owner's objects: p99 is %v, want less than 2 s", ms(p99))
 	}
 }
 

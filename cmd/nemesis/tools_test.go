@@ -11,12 +11,17 @@ import (
 // optional are the tools that single scenarios need, with their Debian packages.
 var optional = map[string]string{"strace": "strace", "mkfs.xfs": "xfsprogs", "xfs_io": "xfsprogs", "mount": "mount"}
 
-// installTools installs what is missing, as far as that works: a scenario that lacks a tool says so.
+// installTools installs what is missing, as far as that goes: a scenario that still lacks a tool says so.
 func installTools() {
 	missing := map[string]bool{}
 	for tool, pkg := range optional {
 		if _, err := exec.LookPath(tool); err != nil {
 			missing[pkg] = true
+		}
+	}
+	if len(missing) > 0 {
+		if err := run("apt-get update -q", ""); err != nil {
+			fmt.Printf("nemesis: %v\n", err)
 		}
 	}
 	for pkg := range missing {

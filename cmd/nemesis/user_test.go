@@ -243,7 +243,7 @@ func (v verdict) wantNoFailure(t *testing.T, limit time.Duration) {
 		t.Errorf("%d calls failed: %s", n, kind)
 	}
 	if v.longest >= limit {
-		t.Errorf("a call waited %v, want less than %v", ms(v.longest), limit)
+		late(t, "a call waited %v, want less than %v", ms(v.longest), limit)
 	}
 }
 
