@@ -155,10 +155,14 @@ func (c *cluster) forget(p *process) {
 // command runs a client command of the binary.
 func (c *cluster) command(t *testing.T, args ...string) {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), c.binary, args...).CombinedOutput()
-	if err != nil {
+	if out, err := c.run(t, args...); err != nil {
 		t.Fatalf("ringfence %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
+}
+
+func (c *cluster) run(t *testing.T, args ...string) (string, error) {
+	out, err := exec.CommandContext(t.Context(), c.binary, args...).CombinedOutput()
+	return string(out), err
 }
 
 // clean ends the processes, and keeps data and logs if the test failed.

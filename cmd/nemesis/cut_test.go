@@ -47,6 +47,13 @@ func TestCut(t *testing.T) {
 	})
 }
 
+// TestReset has a node answer what the others send by TCP with resets, as a firewall does that refuses and does not drop. Gossip goes on, and says that all is well.
+func TestReset(t *testing.T) {
+	needsNemesis(t)
+	c := startCluster(t, 3, 64)
+	cutWith(t, c, "reset", 10*time.Second, func(others []string) rules { return rules{in: others, refuse: true} })
+}
+
 // TestCutQuorum is the cut that matters most, of owners that rely on no clock: not one read may be answered that begins after it.
 func TestCutQuorum(t *testing.T) {
 	needsNemesis(t)

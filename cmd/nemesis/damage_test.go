@@ -94,12 +94,10 @@ func (u *user) damage(victim *process, d damage) {
 	}
 	what := fmt.Sprintf("%s (%s, seed %d, %d → %d bytes)", d.name, filepath.Base(path), seed, len(good), len(bad))
 	victim.start(t)
-	served, end := false, "goes on"
 	select {
 	case <-victim.out.serving:
-		served = true
 		u.more(4 * counters)
-		pass(t, time.Second)
+		pass(t, time.Second) // it reads and writes what it has
 	case <-victim.ended:
 	case <-time.After(20 * time.Second):
 		t.Errorf("%s: the node neither serves nor ends; see %s", what, victim.log)
@@ -107,33 +105,40 @@ func (u *user) damage(victim *process, d damage) {
 	u.fault("damage", from, nil)
 	select {
 	case <-victim.ended:
-		if code := victim.cmd.ProcessState.ExitCode(); code != 1 {
-			t.Errorf("%s: the node ended with code %d; see %s", what, code, victim.log)
+	default:
+		regressed := bytes.Contains(victim.lines(t), []byte("has lost what it had written"))
+		remark(t, "%s: the node goes on; it votes: %v", what, !regressed)
+		if regressed {
+			c.restartWiped(t, victim)
 		}
-		if end = victim.lastWords(t); !strings.HasPrefix(end, "ringfence: ") {
-			served = true // it was open for a moment, and has written
-			break
-		}
-		if !strings.Contains(end, victim.args[2]) {
-			t.Errorf("%s: the node's last words name no directory: %s", what, end)
-		}
+		c.waitWhole(t, 30*time.Second)
+		return
+	}
+	last := victim.lastWords(t)
+	if code := victim.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(last, victim.args[2]) {
+		t.Errorf("%s: the node ended with code %d, and its last words should name its directory: %s", what, code, last)
+	}
+	if strings.HasPrefix(last, "ringfence: ") { // it was not opened: undone, the damage never was
+		remark(t, "%s: refused: %s", what, cause(last))
 		if err := os.WriteFile(path, good, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		victim.start(t) // the damage is undone: the same node again
+		victim.start(t)
 		victim.waitServing(t)
-		c.waitWhole(t, 30*time.Second)
-		remark(t, "%s: refused: %s", what, end)
-		return
-	default:
+	} else {
+		remark(t, "%s: the process ended when it came upon it: %s", what, cause(last))
+		c.restartWiped(t, victim)
 	}
-	remark(t, "%s: served: %v, %s", what, served, end)
-	if end == "goes on" && !bytes.Contains(victim.lines(t), []byte("has lost what it had written")) {
-		c.waitWhole(t, 30*time.Second)
-		return
-	}
-	c.restartWiped(t, victim)
 	c.waitWhole(t, 30*time.Second)
+}
+
+// cause is the end of an error's text, where the cause stands.
+func cause(words string) string {
+	const enough = 140
+	if len(words) > enough {
+		return "… " + strings.ToValidUTF8(words[len(words)-enough:], "")
+	}
+	return words
 }
 
 func newest(t *testing.T, pattern string) string {

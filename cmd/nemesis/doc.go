@@ -10,6 +10,7 @@
 // are kept there when a test fails.
 //
 //	Cut, CutQuorum, CutAll, CutPart, CutUDP  nodes are cut off: one, by both leases; each from each; in part (bridge, ring, one link, one way); from gossip
+//	Reset                                    connections are refused, and gossip goes on
 //	Loss, Links                              packets are lost, late, out of order, doubled, damaged
 //	Moved, Stale                             events run on in owners that are cut off
 //	Stop, Starved, Kill, Files               processes are halted, starved, killed, and may open no files

@@ -3,6 +3,7 @@
 package nemesis
 
 import (
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -176,6 +177,19 @@ func (c *cluster) restartWiped(t *testing.T, p *process) {
 		return err
 	})
 	remark(t, "a wiped %s came back as %s", id, fresh)
-	c.command(t, "remove", id, "--server", listenAddr(1), "--timeout", "1m")
+	// A group whose owner has just changed has nobody who vouches for its voters: then the removal is refused, for a moment.
+	refusals := 0
+	for began := time.Now(); ; pass(t, 200*time.Millisecond) {
+		out, err := c.run(t, "remove", id, "--server", listenAddr(1), "--timeout", "1m")
+		if err == nil {
+			break
+		}
+		if refusals++; !strings.Contains(out, "which is no majority") || time.Since(began) > 10*time.Second {
+			t.Fatalf("ringfence remove: %v\n%s", err, out)
+		}
+	}
+	if refusals > 0 {
+		remark(t, "the removal was refused %d times", refusals)
+	}
 	remark(t, "settled %v after the removal", ms(c.waitSettled(t, 2*time.Minute)))
 }
