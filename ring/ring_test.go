@@ -129,3 +129,17 @@ func TestIDs(t *testing.T) {
 		t.Error("the system group is a shard")
 	}
 }
+
+// FuzzParseIDs: what is read as an ID is the one that is written the same way, but for the case of its letters.
+func FuzzParseIDs(f *testing.F) {
+	f.Add("0000000000000abc")
+	f.Add(ClusterID{1, 2, 255}.String())
+	f.Fuzz(func(t *testing.T, s string) {
+		if id, err := ParseNodeID(s); err == nil && id.String() != strings.ToLower(s) {
+			t.Fatalf("%q was read as node %v", s, id)
+		}
+		if id, err := ParseClusterID(s); err == nil && id.String() != strings.ToLower(s) {
+			t.Fatalf("%q was read as cluster %v", s, id)
+		}
+	})
+}

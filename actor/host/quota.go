@@ -3,6 +3,7 @@ package host
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -88,14 +89,20 @@ func (b *instance) measured(r *run, ws []store.Write) ([]store.Write, error) {
 	return []store.Write{{Key: b.quota.key, Value: binary.AppendUvarint(nil, uint64(after))}}, nil
 }
 
+// decodeSize reads the record of an object's size; ok is false for what is none.
+func decodeSize(raw []byte) (n int64, ok bool) {
+	u, w := binary.Uvarint(raw)
+	return int64(u), w > 0 && w == len(raw) && u <= math.MaxInt64
+}
+
 // size is how many bytes the object stores, keys and values, as the event sees it, and whether the record says so.
 func (b *instance) size(r *run) (size int64, known bool, _ error) {
 	raw, present, err := b.read(r, b.quota.key)
 	if err != nil {
 		return 0, false, err
 	}
-	if n, w := binary.Uvarint(raw); present && w > 0 {
-		return int64(n), true, nil
+	if n, ok := decodeSize(raw); present && ok {
+		return n, true, nil
 	}
 	o := actor.ListOptions{}
 	for more := true; more; {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"reflect"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -191,7 +192,13 @@ func FuzzDecodeMeta(f *testing.F) {
 	}
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		m, err := decodeMeta(b)
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 { // its three strings; the rest is the fuzzer's own
+			t.Fatalf("%d bytes allocated for %d", n, len(b))
+		}
 		if err != nil {
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"sync"
 	"time"
 
@@ -100,7 +101,9 @@ func (c *call) result(into any) error {
 	case transport.EncodingMsgpack:
 		err = decodeMsgpack(c.reply.Result, into)
 	case transport.EncodingJSON:
-		err = json.Unmarshal(c.reply.Result, into)
+		if err = skim(true, c.reply.Result, into); err == nil {
+			err = json.Unmarshal(c.reply.Result, into)
+		}
 	default:
 		err = fmt.Errorf("encoding %d, which this version does not know", c.reply.Encoding)
 	}
@@ -128,9 +131,18 @@ func encode(arg any) (b []byte, enc transport.Encoding, err error) {
 	return b, transport.EncodingMsgpack, nil
 }
 
+// skim looks at a result before it is decoded; what into must be is the decoder's to say.
+func skim(isJSON bool, b []byte, into any) error {
+	t := reflect.TypeOf(into)
+	if t == nil || t.Kind() != reflect.Pointer {
+		t = reflect.TypeFor[*any]()
+	}
+	return transport.SkimFor(t.Elem(), isJSON, b)
+}
+
 // decodeMsgpack reads what came from outside: it is skimmed first, because the library trusts lengths and depths.
 func decodeMsgpack(b []byte, into any) (err error) {
-	if err := transport.Skim(b); err != nil {
+	if err := skim(false, b, into); err != nil {
 		return err
 	}
 	defer func() {
