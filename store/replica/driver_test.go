@@ -150,6 +150,7 @@ type driverNode struct {
 	e      *store.Engine
 	d      *Driver
 	owner  *follower
+	limits Limits
 	fatal  func(msg string) // nil: the test ends
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -192,7 +193,7 @@ func startEmpty(t testing.TB, w *wire, n *driverNode, logBytes int) {
 		t.Fatal(err)
 	}
 	n.owner = newFollower()
-	n.d = NewDriver(DriverConfig{Engine: n.e, Node: n.id, Boot: ring.BootID(time.Now().UnixNano()), LogBytes: logBytes,
+	n.d = NewDriver(DriverConfig{Engine: n.e, Node: n.id, Boot: ring.BootID(time.Now().UnixNano()), LogBytes: logBytes, Limits: n.limits,
 		Timing:  Timing{Tick: 10 * time.Millisecond, HeartbeatTicks: 2, ElectionTicks: 20, CommitTicks: 1000},
 		Network: port{w, n.id}, Logger: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -218,11 +219,14 @@ func (n *driverNode) stop(t testing.TB, w *wire) {
 	}
 }
 
-func startDrivers(t testing.TB, logBytes int) (*wire, []*driverNode) {
+func startDrivers(t testing.TB, logBytes int, limits ...Limits) (*wire, []*driverNode) {
 	w := &wire{nodes: map[ring.NodeID]*Driver{}, cut: map[ring.NodeID]bool{}}
 	var nodes []*driverNode
 	for i := range 3 {
 		n := &driverNode{id: ring.NodeID(i + 1), fs: vfs.NewCrashableMem()}
+		for _, l := range limits {
+			n.limits = l
+		}
 		nodes = append(nodes, n)
 		startDriver(t, w, n, logBytes)
 	}
