@@ -41,12 +41,12 @@ func runAlarms(ctx context.Context, e *Env, o Options) (*Result, error) {
 // leadOf is how long before they are due alarms must begin to be set: half as long again as writing as much takes, and two seconds.
 func (e *Env) leadOf(ctx context.Context, l Load) (time.Duration, error) {
 	n := l.Objects
-	l.Objects, l.Window, l.Warmup, l.Rate = 1000, second, second/2, 0
+	l.Objects, l.Window, l.Warmup = 1000, second, second/2
 	t, err := NewCounters(ctx, e.Cluster, counterClass, Increment, l)
 	if err != nil {
 		return 0, err
 	}
-	r, err := e.drive(ctx, t, l, Hooks{})
+	r, err := e.drive(ctx, t, l, Hooks{pause: e.pause})
 	if err != nil {
 		return 0, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/vmihailenco/msgpack/v5"
@@ -53,6 +54,8 @@ type Env struct {
 	CPU func() (time.Duration, error)
 	// OnProgress may be nil.
 	OnProgress func(Progress)
+
+	pause func(context.Context, time.Duration) // see Hooks
 }
 
 // name is how a node is called on the time line: by its number if it was started here, in the order of their start, else by its address.
@@ -81,8 +84,8 @@ func (e *Env) status(ctx context.Context) (*node.Status, error) {
 	return nil, errors.Join(all...)
 }
 
-// askTime bounds one question to one node, which may be dead.
-const askTime = 2 * time.Second
+// askTime bounds one question to one node, which asks others that may be dead.
+const askTime = 5 * time.Second
 
 func (e *Env) statusOf(ctx context.Context, addr string) (*node.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
@@ -120,22 +123,26 @@ func (e *Env) where(ctx context.Context, class, key string) (*node.Where, error)
 
 // whole waits until each of the nodes sees all of them up, and every shard owned; settled also that nothing moves and shards are spread.
 func (e *Env) whole(ctx context.Context, addrs []string, settled bool) error {
-	ctx, cancel := context.WithTimeout(ctx, wholeTime)
-	defer cancel()
+	if len(addrs) == 0 {
+		return errors.New("no node runs")
+	}
+	limit := time.NewTimer(wholeTime)
+	defer limit.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	var err error
-	for len(addrs) > 0 {
-		if err = e.lacks(ctx, addrs, settled); err == nil {
+	for {
+		err := e.lacks(ctx, addrs, settled)
+		if err == nil {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
+			return ctx.Err()
+		case <-limit.C:
 			return fmt.Errorf("the cluster is not whole after %v: %w", wholeTime, err)
 		case <-tick.C:
 		}
 	}
-	return errors.New("no node runs")
 }
 
 // wholeTime is how long a cluster may take to be whole again.
@@ -148,12 +155,13 @@ func (e *Env) lacks(ctx context.Context, addrs []string, settled bool) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", addr, err)
 		}
-		up, even := 0, float64(s.Shards)/float64(len(s.Nodes))
+		up := 0
+		low, high := shares(s.Shards, len(s.Nodes))
 		for _, n := range s.Nodes {
 			if n.State == "up" {
 				up++
 			}
-			if settled && (float64(n.Owned) < 0.5*even || float64(n.Owned) > 1.25*even+1) {
+			if settled && (n.Owned < low || n.Owned > high) {
 				return fmt.Errorf("as %s sees it, %s owns %d of %d shards", addr, n.Addr, n.Owned, s.Shards)
 			}
 		}
@@ -167,6 +175,14 @@ func (e *Env) lacks(ctx context.Context, addrs []string, settled bool) error {
 		}
 	}
 	return nil
+}
+
+// shares are the fewest and the most shards that a node owns in a cluster that is balanced: at most a quarter above an even share, and not
+// less than half of one, or than what the others may leave.
+func shares(shards, nodes int) (low, high int) {
+	even := float64(shards) / float64(nodes)
+	high = int(math.Ceil(1.25 * even))
+	return max(1, min(int(even/2), shards-(nodes-1)*high)), high
 }
 
 // metric is the sum of one figure over some nodes.

@@ -22,6 +22,8 @@ type Hooks struct {
 	// During runs beside the load, from the beginning of the window on, and does what the workload is about: it ends nodes, for example.
 	// The window ends when it returns, and not after Load.Window. Its error ends the drive.
 	During func(ctx context.Context, s *Stage) error
+
+	pause func(context.Context, time.Duration) // nil: as the system can
 }
 
 // Progress is the state of a running drive.
@@ -39,7 +41,7 @@ func Drive(ctx context.Context, target Target, load Load, hooks Hooks) (*Result,
 	if err := load.fill(); err != nil {
 		return nil, err
 	}
-	return newDriver(target, load, hooks, pause).drive(ctx)
+	return newDriver(target, load, hooks).drive(ctx)
 }
 
 // driver is one drive. The callers share it: what they write is atomic or behind a recorder's lock.
@@ -49,7 +51,6 @@ type driver struct {
 	hooks     Hooks
 	tally     *Tally
 	recorders []recorder
-	pause     func(context.Context, time.Duration)
 
 	stage  *Stage
 	began  time.Time    // of the load
@@ -64,8 +65,11 @@ type driver struct {
 	over chan struct{} // closed when the window has ended
 }
 
-func newDriver(t Target, l Load, h Hooks, pause func(context.Context, time.Duration)) *driver {
-	d := &driver{target: t, load: l, hooks: h, tally: newTally(l), recorders: make([]recorder, 2*runtime.GOMAXPROCS(0)), pause: pause, full: make(chan struct{}), over: make(chan struct{})}
+func newDriver(t Target, l Load, h Hooks) *driver {
+	if h.pause == nil {
+		h.pause = pause
+	}
+	d := &driver{target: t, load: l, hooks: h, tally: newTally(l), recorders: make([]recorder, 2*runtime.GOMAXPROCS(0)), full: make(chan struct{}), over: make(chan struct{})}
 	for i := range d.recorders {
 		d.recorders[i].init()
 	}
@@ -186,7 +190,7 @@ func (d *driver) schedule(ctx context.Context, due chan<- time.Duration) {
 	for i := int64(0); ; i++ {
 		at := time.Duration(float64(i)*every) - d.load.Warmup
 		for wait := at - time.Since(d.from); wait > 0 && ctx.Err() == nil && int64(at) < d.end.Load(); wait = at - time.Since(d.from) {
-			d.pause(ctx, min(wait, 100*time.Millisecond))
+			d.hooks.pause(ctx, min(wait, 100*time.Millisecond))
 		}
 		if end := d.end.Load(); int64(at) >= end || ctx.Err() != nil {
 			return

@@ -188,8 +188,11 @@ func driveVirtual(ctx context.Context, target Target, l Load, h Hooks) (*Result,
 	if err := l.fill(); err != nil {
 		return nil, err
 	}
-	return newDriver(target, l, h, func(_ context.Context, d time.Duration) { time.Sleep(d) }).drive(ctx)
+	h.pause = virtualPause
+	return newDriver(target, l, h).drive(ctx)
 }
+
+func virtualPause(_ context.Context, d time.Duration) { time.Sleep(d) }
 
 // A target that stands still for one second of ten: a closed loop hardly sees it, because its callers stop asking. An open loop does: of
 // what was due in that second, each operation waited for the rest of it.

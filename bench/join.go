@@ -15,7 +15,7 @@ func joinWorkload() Workload {
 	return Workload{Name: "join", Summary: "a node joins under load: what moves, how long it takes, what callers notice", Nodes: 3, Faults: true, Alone: true, Metrics: true,
 		Default: long, Short: short,
 		Text: "--objects states of --payload bytes are written; then, under an open loop of --rate calls a second, a node is added a third of --duration after the beginning. The cluster is balanced when nothing moves any more " +
-			"and every node owns between half and five quarters of its share. Bytes moved are those of snapshots, as the nodes count them; the least possible is the new node's share of the replicas of the keys and states. " + twinText,
+			"and every node owns at least half of its share, and at most five quarters. Bytes moved are those of snapshots, as the nodes count them; the least possible is the new node's share of the replicas of the keys and states. " + twinText,
 		run: runJoin}
 }
 

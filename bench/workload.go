@@ -59,11 +59,14 @@ func (w Workload) Run(ctx context.Context, e *Env, o Options, number int) (*Resu
 	if w.Metrics && e.Metrics == nil {
 		return nil, fmt.Errorf("workload %s reads the nodes' metrics: they are out of reach", w.Name)
 	}
+	if err := o.fill(); err != nil {
+		return nil, fmt.Errorf("workload %s: %w", w.Name, err)
+	}
 	r, err := w.run(ctx, e, o)
 	if r != nil {
 		r.Machine, r.System, r.Workload, r.Run, r.Nodes, r.Conns = e.Machine, "ringfence", w.Name, number, e.Started, e.Conns
 		if s, statusErr := e.status(ctx); statusErr == nil {
-			r.Shards, r.Replicas = s.Shards, s.Replicas
+			r.Shards, r.Replicas = s.Shards, min(s.Replicas, len(s.Nodes))
 		}
 	}
 	if err != nil {
@@ -73,7 +76,7 @@ func (w Workload) Run(ctx context.Context, e *Env, o Options, number int) (*Resu
 }
 
 // hooks are those of every workload.
-func (e *Env) hooks() Hooks { return Hooks{OnProgress: e.OnProgress, CPU: e.CPU} }
+func (e *Env) hooks() Hooks { return Hooks{OnProgress: e.OnProgress, CPU: e.CPU, pause: e.pause} }
 
 // drive drives a target and closes it.
 func (e *Env) drive(ctx context.Context, t Target, l Load, h Hooks) (*Result, error) {
