@@ -79,6 +79,9 @@ func (a *app) benchWorkloadCommand(w bench.Workload) *cobra.Command {
 		if err := f.check(c); err != nil {
 			return err
 		}
+		if w.Faults && !f.starts() && f.faultCmd == "" {
+			return usagef(c, "the processes of the cluster at --server are out of reach: give --start N for one of your own, or --fault-cmd")
+		}
 		return a.benchOne(c, &f, w)
 	}
 	return c

@@ -33,7 +33,7 @@ not keep the others from running; the exit code is 1 then.`,
 		if !c.Flags().Changed("start") && c.Flags().Changed("server") {
 			f.start = 0
 		}
-		f.serverGiven, f.timeoutGiven = c.Flags().Changed("server"), c.Flags().Changed("timeout")
+		f.timeoutGiven = c.Flags().Changed("timeout")
 		if err := f.checkRun(c); err != nil {
 			return err
 		}

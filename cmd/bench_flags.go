@@ -23,7 +23,7 @@ type benchFlags struct {
 	plot     string
 	faultCmd string
 
-	serverGiven, timeoutGiven bool
+	timeoutGiven bool
 }
 
 // add adds the flags that all workloads have.
@@ -109,7 +109,7 @@ func (f *benchFlags) options(w bench.Workload) bench.Options {
 func (f *benchFlags) starts() bool { return f.start > 0 }
 
 func (f *benchFlags) check(c *cobra.Command) error {
-	f.serverGiven, f.timeoutGiven = c.Flags().Changed("server"), c.Flags().Changed("timeout")
+	f.timeoutGiven = c.Flags().Changed("timeout")
 	l := f.o.Load
 	l.Timeout = f.timeout
 	switch {
@@ -136,7 +136,7 @@ func (f *benchFlags) checkRun(c *cobra.Command) error {
 		return usagef(c, "--start and --fault-cmd: a cluster that is started needs no command")
 	case f.shards != 0 && !f.starts():
 		return usagef(c, "--shards %d: only a cluster that is started can be given them", f.shards)
-	case f.shards < 0:
+	case f.shards < 0 || f.shards == 0 && c.Flags().Changed("shards"):
 		return usagef(c, "--shards %d: want a number above 0", f.shards)
 	}
 	if c.Flags().Changed("start") && !(f.start == 0 && c.Flags().Changed("server")) {

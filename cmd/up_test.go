@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ringfence/ringfence/bench"
 	"github.com/ringfence/ringfence/node"
 	"github.com/ringfence/ringfence/transport/freeport"
 )
@@ -268,20 +267,4 @@ func TestNodeErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	node("--data", file).want(t, 1, file)
-}
-
-func TestBenchCounter(t *testing.T) {
-	c := sharedCluster.get(t)
-	var results []*bench.Result
-	args := []string{"bench", "counter", "--callers", "16", "--objects", "50", "--duration", "500ms", "--warmup", "100ms", "--json"}
-	for _, mode := range []string{"increment", "get", "echo"} {
-		runProgram(t, append(args, "--server", c.server(), "--mode", mode)...).result(t, &results)
-		if r := results[0]; r.Ops == 0 || r.Nodes != 0 || mode == "increment" && (r.Check == nil || !r.Check.OK) {
-			t.Errorf("mode %s: %+v", mode, r)
-		}
-	}
-	runProgram(t, append(args, "--start", "1", "--runs", "2")...).result(t, &results)
-	if len(results) != 2 || results[1].Ops == 0 || results[1].Nodes != 1 {
-		t.Errorf("its own cluster: %+v", results)
-	}
 }

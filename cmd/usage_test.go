@@ -51,6 +51,20 @@ func TestUsageErrors(t *testing.T) {
 		{"bench counter --runs 0", []string{"--runs 0"}},
 		{"bench counter --start 3 --server 127.0.0.1:1", []string{"not both"}},
 		{"bench counter --start 0", []string{"0 nodes"}},
+		{"bench counter --rate=-1", []string{"a rate of -1"}},
+		{"bench frobnicate", []string{"hot, spread", "counter or all"}},
+		{"bench hot now", []string{"1 arguments"}},
+		{"bench hot --plot latency.gif", []string{"--plot latency.gif", ".svg or .png"}},
+		{"bench hot --shards 8 --server 127.0.0.1:1", []string{"--shards 8"}},
+		{"bench hot --shards 0", []string{"--shards 0"}},
+		{"bench hot --conns 65", []string{"--conns 65"}},
+		{"bench hot --pause 1s", []string{"--pause"}},
+		{"bench pause --pause=-1s", []string{"--pause -1s"}},
+		{"bench twin --reads 2", []string{"a share of reads of 2"}},
+		{"bench kill --server 127.0.0.1:1", []string{"out of reach", "--fault-cmd"}},
+		{"bench kill --fault-cmd true", []string{"--start and --fault-cmd"}},
+		{"bench all --only hot,cold", []string{"--only", `"cold"`}},
+		{"bench all --start 99", []string{"99 nodes"}},
 	} {
 		runProgram(t, strings.Fields(c.args)...).want(t, 2, c.want...)
 	}
