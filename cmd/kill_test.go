@@ -78,6 +78,7 @@ func TestKill(t *testing.T) {
 // nodeProcess is one `node`, which can be killed and started again.
 type nodeProcess struct {
 	number int
+	binary string // empty: this program
 	args   []string
 	listen string
 	err    *lines // of all its lives
@@ -88,6 +89,12 @@ type nodeProcess struct {
 }
 
 func startNodes(t *testing.T, n int) []*nodeProcess {
+	t.Helper()
+	return startNodesOf(t, "", n)
+}
+
+// startNodesOf starts nodes of a program that is not this one.
+func startNodesOf(t *testing.T, binary string, n int) []*nodeProcess {
 	t.Helper()
 	addrs, err := localAddrs(n, 0)
 	if err != nil {
@@ -102,7 +109,7 @@ func startNodes(t *testing.T, n int) []*nodeProcess {
 				seeds = append(seeds, other.gossip)
 			}
 		}
-		p := &nodeProcess{number: i + 1, listen: a.listen, err: newLines(), args: []string{"node", "--data", filepath.Join(dir, strconv.Itoa(i+1)),
+		p := &nodeProcess{number: i + 1, binary: binary, listen: a.listen, err: newLines(), args: []string{"node", "--data", filepath.Join(dir, strconv.Itoa(i+1)),
 			"--listen", a.listen, "--gossip", a.gossip, "--http", a.http, "--join", strings.Join(seeds, ","), "--bootstrap-expect", strconv.Itoa(n)}}
 		p.start(t)
 		nodes = append(nodes, p)
@@ -116,6 +123,10 @@ func startNodes(t *testing.T, n int) []*nodeProcess {
 func (p *nodeProcess) start(t *testing.T) {
 	t.Helper()
 	p.cmd, p.out, p.ended = program(context.Background(), p.args...), newLines(), make(chan struct{})
+	if p.binary != "" {
+		p.cmd = exec.Command(p.binary, p.args...)
+		p.cmd.SysProcAttr = boundToParent()
+	}
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.err
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
