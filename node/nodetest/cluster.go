@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/node"
 	"github.com/ringfence/ringfence/ring"
@@ -53,7 +55,6 @@ type member struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when Run has returned
 	err    error         // of Run
-	killed bool
 	cut    bool
 	left   bool // the cluster, for good
 }
@@ -123,7 +124,7 @@ func (c *Cluster) run(m *member) {
 		c.t.Fatalf("nodetest: %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	m.n, m.cancel, m.done, m.killed = n, cancel, make(chan struct{}), false
+	m.n, m.cancel, m.done = n, cancel, make(chan struct{})
 	go func() {
 		defer close(m.done)
 		m.err = n.Run(ctx)
@@ -168,7 +169,7 @@ func (c *Cluster) close() {
 	}
 	var wg sync.WaitGroup
 	for i, m := range c.members {
-		if m.n != nil && !m.killed {
+		if m.n != nil && !m.killed.Load() {
 			c.Kill(i)
 		}
 		wg.Go(func() { c.end(i, m) })
@@ -208,7 +209,7 @@ func (c *Cluster) end(i int, m *member) {
 		return
 	}
 	m.cancel()
-	if m.err != nil && !(m.killed && errors.Is(m.err, node.ErrPowerLoss)) {
+	if m.err != nil && !(m.killed.Load() && errors.Is(m.err, node.ErrPowerLoss)) {
 		c.t.Errorf("nodetest: node %d: %v", i, m.err)
 	}
 	m.n = nil
@@ -226,7 +227,7 @@ func (c *Cluster) member(i int) *member {
 func (c *Cluster) running(i int) *member {
 	c.t.Helper()
 	m := c.member(i)
-	if m.n == nil || m.killed {
+	if m.n == nil || m.killed.Load() {
 		c.t.Fatalf("nodetest: node %d does not run: Restart it first", i)
 	}
 	return m
@@ -250,7 +251,7 @@ func (c *Cluster) Host(i int) *inmem.Host {
 // Node is node i; nil if it was stopped, or killed, and not started again.
 func (c *Cluster) Node(i int) *node.Node {
 	c.t.Helper()
-	if m := c.member(i); !m.killed {
+	if m := c.member(i); !m.killed.Load() {
 		return m.n
 	}
 	return nil
@@ -261,11 +262,7 @@ func (c *Cluster) Node(i int) *node.Node {
 func (c *Cluster) Kill(i int) {
 	c.t.Helper()
 	m := c.running(i)
-	m.killed = true
-	m.lose()
-	if !m.cut {
-		m.host.Plug() // of a machine that is off
-	}
+	m.lose(vfs.CrashCloneCfg{})
 }
 
 // Stop ends node i as SIGTERM does: it hands its shards over first. It stays a member.
@@ -282,15 +279,18 @@ func (c *Cluster) Restart(nodes ...int) {
 	c.t.Helper()
 	for _, i := range nodes {
 		m := c.member(i)
-		if m.n != nil && !m.killed {
+		if m.n != nil && !m.killed.Load() {
 			c.t.Fatalf("nodetest: node %d runs: Stop or Kill it first", i)
 		}
 		if m.left {
 			c.t.Fatalf("nodetest: node %d has left: Add another", i)
 		}
 		c.end(i, m)
-		if m.killed {
+		if m.killed.Load() {
 			m.restore()
+			if !m.cut {
+				m.host.Plug()
+			}
 		}
 		c.run(m)
 	}
@@ -303,7 +303,7 @@ func (c *Cluster) Restart(nodes ...int) {
 func (c *Cluster) Relocate(i int) {
 	c.t.Helper()
 	m := c.member(i)
-	if m.n != nil && !m.killed {
+	if m.n != nil && !m.killed.Load() {
 		c.t.Fatalf("nodetest: node %d runs: Stop or Kill it first", i)
 	}
 	c.end(i, m)
@@ -311,9 +311,11 @@ func (c *Cluster) Relocate(i int) {
 	if c.moved >= mostNodes {
 		c.t.Fatalf("nodetest: %d moves are the most", mostNodes)
 	}
+	if m.killed.Load() {
+		m.restore()
+	}
 	m.host.PowerOff() // nobody is left there
 	m.host = c.newHost(fmt.Sprintf("10.0.2.%d", c.moved))
-	m.off = make(chan struct{})
 	m.cfg.Listen, m.cfg.Gossip, m.cfg.Join, m.cut = m.listen(), m.gossip(), c.seeds, false
 	c.run(m)
 	c.await(i)

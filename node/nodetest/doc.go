@@ -13,7 +13,8 @@
 // or two. Virtual time is not determinism: goroutines still run in any order. Without a bubble time is real; a cluster of three serves
 // after about a second.
 //
-// Kill is a loss of power: the disk keeps what was synced, and nothing that the machine had on its way arrives. It takes no files, so it does not
+// Kill is a loss of power: the disk keeps what was synced, and nothing that the machine had on its way arrives; KillAt is one in the midst of what the node
+// writes. It takes no files, so it does not
 // test a disk that lies, and no sockets, so it does not test the kernel's; package cmd has tests with processes.
 //
 // A message takes 0.1 to 0.3 ms. That is also what moves virtual time under callers that never pause: where nothing waits, time stands still. So a

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -17,10 +18,13 @@ import (
 
 // machine is what one node stands on: a host of the network, and a disk.
 type machine struct {
-	host *inmem.Host
-	disk *vfs.MemFS
-	off  chan struct{} // closed when the power fails
-	log  *logBuffer
+	host   *inmem.Host
+	disk   *vfs.MemFS
+	off    chan struct{} // closed when the power fails
+	dark   chan struct{} // closed when all of that is done
+	killed atomic.Bool   // the power has failed
+	fuse   fuse
+	log    *logBuffer
 }
 
 const (
@@ -29,25 +33,35 @@ const (
 )
 
 func newMachine(h *inmem.Host) *machine {
-	return &machine{host: h, disk: vfs.NewCrashableMem(), off: make(chan struct{}), log: &logBuffer{}}
+	m := &machine{host: h, disk: vfs.NewCrashableMem(), log: &logBuffer{}}
+	m.ready()
+	return m
 }
 
 func (m *machine) listen() string { return net.JoinHostPort(m.host.IP(), listenPort) }
 func (m *machine) gossip() string { return net.JoinHostPort(m.host.IP(), gossipPort) }
 
+func (m *machine) ready() { m.off, m.dark = make(chan struct{}), make(chan struct{}) }
+
 // lose is a loss of power: the network first, so that nothing is acknowledged that the disk does not keep; then the disk, which keeps what was
-// synced; then whatever runs, and last what it still had open.
-func (m *machine) lose() {
+// synced, and of the rest what cfg says; then whatever runs, and last what it still had open. Power is lost once.
+func (m *machine) lose(cfg vfs.CrashCloneCfg) {
+	if !m.killed.CompareAndSwap(false, true) {
+		return
+	}
 	m.host.Unplug()
-	m.disk = m.disk.CrashClone(vfs.CrashCloneCfg{})
+	m.disk = m.disk.CrashClone(cfg)
 	close(m.off)
 	m.host.PowerOff()
+	close(m.dark)
 }
 
 // restore switches the machine on again.
 func (m *machine) restore() {
+	<-m.dark
 	m.host.PowerOn()
-	m.off = make(chan struct{})
+	m.killed.Store(false)
+	m.ready()
 }
 
 // A small database: each fsync of the disk in memory copies the whole file.
@@ -63,7 +77,7 @@ func (m *machine) under() *node.Machine {
 		Listen: m.host.Listen,
 		Dial:   m.host.Dial,
 		Gossip: func(addr string) (memberlist.NodeAwareTransport, error) { return newGossip(m.host, addr) },
-		Store:  store.Options{FS: m.disk, MemTableBytes: memTableBytes, CacheBytes: cacheBytes, Fatal: m.fatal},
+		Store:  store.Options{FS: m.fs(), MemTableBytes: memTableBytes, CacheBytes: cacheBytes, Fatal: m.fatal},
 		Now:    func() time.Duration { return time.Since(began) },
 		Off:    m.off,
 	}

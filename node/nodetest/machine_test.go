@@ -39,7 +39,7 @@ func TestDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	put("/lost", "its name was not", "")
-	m.lose()
+	m.lose(vfs.CrashCloneCfg{})
 	f, err := m.disk.Open("/kept")
 	if err != nil {
 		t.Fatal(err)
@@ -97,6 +97,7 @@ func TestMisuse(t *testing.T) {
 	for want, f := range map[string]func(t testing.TB){
 		"nodetest: 0 nodes: want 1 to 8":                  func(t testing.TB) { Start(t, 0) },
 		"nodetest: 9 nodes: want 1 to 8":                  func(t testing.TB) { Start(t, 9) },
+		"nodetest: there is no change 0 of a disk":        func(t testing.TB) { Start(t, 1).KillAt(0, 0) },
 		"nodetest: node 1 of 1":                           func(t testing.TB) { Start(t, 1).Kill(1) },
 		"nodetest: node 0 runs: Stop or Kill it first":    func(t testing.TB) { Start(t, 1).Restart(0) },
 		"nodetest: node 0 does not run: Restart it first": func(t testing.TB) { c := Start(t, 1); c.Kill(0); c.Stop(0) },

@@ -33,7 +33,7 @@ func (c *Cluster) until(limit time.Duration, what string, good func() (why strin
 // reachable are the nodes that run and are connected.
 func (c *Cluster) reachable() (out []*member) {
 	for _, m := range c.members {
-		if m.n != nil && !m.killed && !m.cut {
+		if m.n != nil && !m.killed.Load() && !m.cut {
 			out = append(out, m)
 		}
 	}
