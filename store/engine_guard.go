@@ -48,14 +48,20 @@ func (g walGuard) guard(what, name string, f vfs.File, err error) (vfs.File, err
 	return guardedFile{f, g, name}, nil
 }
 
-// OpenDir implements vfs.FS. A directory is synced when a WAL was made in it.
+// OpenDir implements vfs.FS. A directory is synced when a WAL was made in it, and when a marker was moved, where Pebble panics on an error, also while
+// the database is being opened.
 func (g walGuard) OpenDir(name string) (vfs.File, error) {
 	f, err := g.FS.OpenDir(name)
 	if err != nil {
 		return f, err
 	}
+	g.armed = &always
 	return guardedFile{f, g, name}, nil
 }
+
+var always atomic.Bool
+
+func init() { always.Store(true) }
 
 // guardedFile is a WAL, or a directory.
 type guardedFile struct {
