@@ -89,6 +89,50 @@ func TestCallErrors(t *testing.T) {
 	call("Stuck/a", "Wait", "--timeout", "500ms").want(t, 3, "Stuck/a")
 }
 
+// What cannot be called is refused with a reason: here (2) where no node is needed to see it, else by the owner (1). The object is as it was.
+func TestCallBadInput(t *testing.T) {
+	c := sharedCluster.get(t)
+	object := c.unused("Counter")
+	call := func(args ...string) outcome {
+		return runProgram(t, append([]string{"call", "--server", c.server()}, args...)...)
+	}
+	call(object, "Increment", "7").want(t, 0)
+	for _, r := range []struct {
+		code int
+		text string
+		args []string
+	}{
+		{2, "the key is empty: want 1 to 1024 bytes", []string{"Counter/", "Get"}},
+		{2, "want a letter", []string{"/x", "Get"}},
+		{2, "want a letter", []string{"Coun ter/x", "Get"}},
+		{2, "want CLASS/KEY", []string{"Counter", "Get"}},
+		{2, "the key has 100000 bytes: want at most 1024", []string{"Counter/" + strings.Repeat("k", 100_000), "Get"}},
+		{2, "the key is not UTF-8", []string{"Counter/\xff\xfe", "Get"}},
+		{2, "is not JSON", []string{object, "Increment", "{bad"}},
+		{2, "is not JSON", []string{object, "Increment", ""}},
+		{1, "want a name of 1 to 128 bytes", []string{object, ""}},
+		{1, "want a name of 1 to 128 bytes", []string{object, strings.Repeat("m", 100_000)}},
+		{1, "is not UTF-8", []string{object, "\xff"}},
+		{1, "none was sent", []string{object, "Increment"}},
+		{1, "takes no argument", []string{object, "Get", "1"}},
+		{1, "cannot read its argument of type int64", []string{object, "Increment", "1.5"}},
+		{1, "cannot read its argument of type int64", []string{object, "Increment", "9223372036854775808"}},
+		{1, "cannot read its argument of type int64", []string{object, "Increment", "[1]"}},
+		{1, "is more than the counter can hold", []string{object, "Increment", "9223372036854775807"}},
+	} {
+		o := call(r.args...)
+		o.commandLineAsRun = fmt.Sprintf("%.100s", o.commandLineAsRun)
+		o.want(t, r.code, r.text)
+		if len(o.stderr) > 1000 {
+			t.Errorf("%s: %d bytes on stderr", o.commandLineAsRun, len(o.stderr))
+		}
+	}
+	var n int64
+	if call(object, "Get").result(t, &n); n != 7 {
+		t.Errorf("the counter is %d", n)
+	}
+}
+
 func TestStatusAndWhere(t *testing.T) {
 	c := sharedCluster.get(t)
 	var s node.Status
