@@ -190,6 +190,17 @@ func (f *faultWorld) die(n *faultNode, dead chan struct{}, why string) {
 	close(dead)
 }
 
+// shut lets a node die and tidies up behind it, unless something in it stands still because of an error that it hears of only now.
+func (f *faultWorld) shut(n *faultNode, why string) {
+	f.die(n, n.dead, why)
+	n.cancel()
+	select {
+	case <-n.done:
+		_ = n.e.Close()
+	case <-time.After(2 * time.Second):
+	}
+}
+
 // open starts a node's process; it returns why it did not start.
 func (f *faultWorld) open(n *faultNode) error {
 	dead := make(chan struct{})
@@ -419,13 +430,26 @@ func (f *faultWorld) writeUnder(n *faultNode, g int, l store.Lease) (wrong strin
 	}
 }
 
-// progress waits until every group has acknowledged something new.
+// deadNodes are those whose process has ended.
+func (f *faultWorld) deadNodes() (dead []*faultNode) {
+	for _, n := range f.nodes {
+		if f.isDead(n) {
+			dead = append(dead, n)
+		}
+	}
+	return dead
+}
+
+// progress waits until every group has acknowledged something new, or there is no majority that could.
 func (f *faultWorld) progress(what string) {
 	f.t.Helper()
 	f.mu.Lock()
 	before := f.acked
 	f.mu.Unlock()
 	f.until(what, 30*time.Second, func() bool {
+		if len(f.deadNodes()) > 1 { // an earlier error has made itself felt only now
+			return true
+		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		for g := range before {
@@ -535,29 +559,19 @@ func TestDisksFailUnderDrivers(t *testing.T) {
 			f.progress("batches while a node is dead")
 		}
 		f.pause.Lock()
-		var dead []*faultNode
 		for _, n := range f.nodes {
 			if all && !f.isDead(n) {
-				f.die(n, n.dead, "all lost power")
-				n.cancel()
-				<-n.done
-				_ = n.e.Close()
-			}
-			if f.isDead(n) {
-				dead = append(dead, n)
+				f.shut(n, "all lost power")
 			}
 		}
-		f.restart(ended, dead...)
+		f.restart(ended, f.deadNodes()...)
 		f.pause.Unlock()
 		f.progress(fmt.Sprintf("batches after round %d", round))
 	}
 	f.pause.Lock()
 	t.Logf("seed %d: ended %v; acknowledged %v of %v", *faultSeed, ended, f.acked, f.issued)
 	for _, n := range f.nodes {
-		f.die(n, n.dead, "the end")
-		n.cancel()
-		<-n.done
-		_ = n.e.Close()
+		f.shut(n, "the end")
 		f.check(n)
 	}
 	f.pause.Unlock()
