@@ -71,7 +71,7 @@ func (q *sequencer) Opened(l store.Lease) {
 	q.update(func() {
 		q.end()
 		q.lease = l
-		q.machine = ring.NewSequencer(ring.SequencerConfig{Alive: aliveTime, ReplaceAfter: q.replaceAfter, Plan: q.plan}, time.Since(q.start))
+		q.machine = ring.NewSequencer(ring.SequencerConfig{Alive: aliveTime, ReplaceAfter: q.replaceAfter, Plan: q.plan})
 	})
 }
 
@@ -98,7 +98,7 @@ func (q *sequencer) Applied(_ ring.ShardID, _ store.Token, pos uint64) {
 		if q.commit == 0 || pos < q.commit {
 			return
 		}
-		q.machine.Committed(q.next)
+		q.machine.Committed(time.Since(q.start), q.next)
 		q.next, q.commit = nil, 0
 		if c := q.serving; c != nil {
 			q.serving, c.ring = nil, q.machine.Current()
@@ -194,7 +194,7 @@ func (q *sequencer) read() error {
 	}
 	r, err := ring.Decode(b)
 	if err == nil {
-		q.machine.Committed(r)
+		q.machine.Committed(time.Since(q.start), r)
 	}
 	return err
 }
@@ -252,13 +252,16 @@ func (q *sequencer) hear(rep report) error {
 	if q.lease == nil || q.machine.Current() == nil {
 		return errNotSequencer
 	}
-	heard := ring.Report{Member: ring.Member{ID: rep.Node, Addr: rep.Addr, GossipAddr: rep.Gossip, Boot: rep.Boot}}
+	heard := ring.Report{Epoch: rep.Epoch, Member: ring.Member{ID: rep.Node, Addr: rep.Addr, GossipAddr: rep.Gossip, Boot: rep.Boot}}
 	for _, g := range rep.Groups {
 		heard.Groups = append(heard.Groups, ring.GroupReport{Group: g.Group, Term: g.Term, Facts: ring.GroupFacts{Epoch: rep.Epoch, Leader: rep.Node,
 			Voters: g.Voters, Learners: g.Learners, Joint: g.Joint, Filled: g.Filled, Active: g.Active}})
 	}
-	news, ok := q.machine.Hear(time.Since(q.start), &heard)
-	if !ok {
+	news, err := q.machine.Hear(time.Since(q.start), &heard)
+	switch {
+	case errors.Is(err, ring.ErrBehind):
+		return errNotSequencer
+	case err != nil:
 		return errRemoved(rep.Node)
 	}
 	if news != nil && len(q.asked) < changesMax {

@@ -1,6 +1,9 @@
 package ring
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // SequencerConfig says what a Sequencer goes by. All fields are required but Plan.
 type SequencerConfig struct {
@@ -12,8 +15,15 @@ type SequencerConfig struct {
 // Report is what a member tells the sequencer: where it is, and what it knows of the groups that it owns.
 type Report struct {
 	Member Member // its State counts for nothing
+	Epoch  Epoch  // of the newest ring that it knows
 	Groups []GroupReport
 }
+
+// What Hear says of a report that it does not take.
+var (
+	ErrNoMember = errors.New("ring: the report comes from nobody that the ring knows")
+	ErrBehind   = errors.New("ring: whoever reports knows a newer ring: another sequencer has made that")
+)
 
 // GroupReport is what the leader of a group says of it, in its term.
 type GroupReport struct {
@@ -27,10 +37,9 @@ type GroupReport struct {
 // fence before it asks for another, so each epoch is handed out once. Times are of one clock that never goes back.
 type Sequencer struct {
 	cfg     SequencerConfig
-	opened  time.Duration
 	current *Ring
 	planner *Planner
-	heard   map[NodeID]time.Duration
+	heard   map[NodeID]time.Duration // when a member was heard of last, or became one, or this tenure began
 	leaders map[GroupID]leaderReport
 }
 
@@ -39,23 +48,34 @@ type leaderReport struct {
 	from NodeID
 }
 
-// NewSequencer begins a tenure at now. It has heard of nobody, and gives everybody the benefit of the doubt.
-func NewSequencer(cfg SequencerConfig, now time.Duration) *Sequencer {
-	return &Sequencer{cfg: cfg, opened: now, planner: NewPlanner(cfg.Plan), heard: map[NodeID]time.Duration{}, leaders: map[GroupID]leaderReport{}}
+// NewSequencer begins a tenure. It has heard of nobody, and gives everybody the benefit of the doubt.
+func NewSequencer(cfg SequencerConfig) *Sequencer {
+	return &Sequencer{cfg: cfg, planner: NewPlanner(cfg.Plan), heard: map[NodeID]time.Duration{}, leaders: map[GroupID]leaderReport{}}
 }
 
-// Committed tells which ring is committed now.
-func (q *Sequencer) Committed(r *Ring) { q.current = r }
+// Committed tells which ring is committed, as of now. A member that is new in it has time to report, as all have when a tenure begins.
+func (q *Sequencer) Committed(now time.Duration, r *Ring) {
+	q.current = r
+	for _, m := range r.Members() {
+		if _, known := q.heard[m.ID]; !known {
+			q.heard[m.ID] = now
+		}
+	}
+}
 
 // Current is the committed ring; nil until the first call of Committed.
 func (q *Sequencer) Current() *Ring { return q.current }
 
-// Hear takes a member's report. ok is false if it comes from nobody that the ring knows. news is set if the member is at another address than
-// the ring says, or another process of it: then the ring is to be changed by [Ring.Update] with that. There must be a committed ring.
-func (q *Sequencer) Hear(now time.Duration, rep *Report) (news *Member, ok bool) {
+// Hear takes a member's report. The error is ErrBehind if this tenure is over without anybody having said so: its word counts for nothing then, least
+// of all that somebody is no member; and ErrNoMember. news is set if the member is at another address than the ring says, or another process of
+// it: then the ring is to be changed by [Ring.Update] with that. There must be a committed ring.
+func (q *Sequencer) Hear(now time.Duration, rep *Report) (news *Member, err error) {
+	if rep.Epoch > q.current.Epoch() {
+		return nil, ErrBehind
+	}
 	m, ok := q.current.Member(rep.Member.ID)
 	if !ok {
-		return nil, false
+		return nil, ErrNoMember
 	}
 	q.heard[m.ID] = now
 	led := map[GroupID]bool{}
@@ -72,19 +92,16 @@ func (q *Sequencer) Hear(now time.Duration, rep *Report) (news *Member, ok bool)
 	}
 	at := rep.Member
 	if at.State = m.State; at == m {
-		return nil, true
+		return nil, nil
 	}
-	return &at, true
+	return &at, nil
 }
-
-// lastHeard is when a member was heard of last, at least as late as the tenure's begin.
-func (q *Sequencer) lastHeard(id NodeID) time.Duration { return max(q.opened, q.heard[id]) }
 
 // Facts are what members have reported lately.
 func (q *Sequencer) Facts(now time.Duration) *Facts {
 	f := &Facts{Now: now, Nodes: map[NodeID]NodeFacts{}, Groups: map[GroupID]GroupFacts{}}
 	for _, m := range q.current.Members() {
-		f.Nodes[m.ID] = NodeFacts{Alive: now-q.lastHeard(m.ID) < q.cfg.Alive}
+		f.Nodes[m.ID] = NodeFacts{Alive: now-q.heard[m.ID] < q.cfg.Alive}
 	}
 	for g, r := range q.leaders {
 		if f.Nodes[r.from].Alive {
@@ -118,7 +135,7 @@ func (q *Sequencer) giveUp(now time.Duration, facts *Facts) (*Ring, NodeID) {
 		return nil, 0
 	}
 	for _, m := range q.current.Members() {
-		if m.State == Lost || now-q.lastHeard(m.ID) < q.cfg.ReplaceAfter {
+		if m.State == Lost || now-q.heard[m.ID] < q.cfg.ReplaceAfter {
 			continue
 		}
 		if next, err := q.current.Lose(m.ID, facts); err == nil { // else it would cost a majority now; asked again as long as it is dead

@@ -7,8 +7,8 @@ import (
 
 // sequencerOf begins a tenure over a toy's ring, all of whose members have just reported.
 func sequencerOf(c *toy) *Sequencer {
-	q := NewSequencer(SequencerConfig{Alive: 3 * time.Second, ReplaceAfter: time.Minute}, c.now)
-	q.Committed(c.ring)
+	q := NewSequencer(SequencerConfig{Alive: 3 * time.Second, ReplaceAfter: time.Minute})
+	q.Committed(c.now, c.ring)
 	return q
 }
 
@@ -25,7 +25,9 @@ func (c *toy) report(q *Sequencer) {
 				rep.Groups = append(rep.Groups, GroupReport{Group: g, Term: 1, Facts: gf})
 			}
 		}
-		q.Hear(c.now, &rep)
+		if _, err := q.Hear(c.now, &rep); err != nil {
+			c.t.Fatal(err)
+		}
 	}
 }
 
@@ -51,7 +53,7 @@ func TestSequencerGivesUpWhoIsDeadForLong(t *testing.T) {
 			}
 			if next != nil {
 				c.accept(next, "next")
-				q.Committed(next)
+				q.Committed(c.now, next)
 			}
 		}
 		switch _, member := c.ring.Member(2); {
@@ -63,17 +65,47 @@ func TestSequencerGivesUpWhoIsDeadForLong(t *testing.T) {
 	}
 }
 
+// TestSequencerGivesNewMembersTime: who has just been admitted has not reported yet, and is not dead for that, however long the sequencer has been at work. The
+// simulation found that.
+func TestSequencerGivesNewMembersTime(t *testing.T) {
+	c := newToy(t, 1, 3, 8, 3)
+	q := sequencerOf(c)
+	c.now += 10 * time.Minute
+	c.report(q)
+	r, err := c.ring.Admit(Member{ID: 4, Addr: "h4:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.accept(r, "admit")
+	q.Committed(c.now, r)
+	for range 60 {
+		c.report(q) // the others; the new one does not live
+		if _, _, lost, err := q.Next(c.now); err != nil || lost != 0 {
+			t.Fatalf("node %s is given up %v after it was admitted, %v", lost, c.now-10*time.Minute, err)
+		}
+		c.now += time.Second
+	}
+	c.report(q)
+	if _, _, lost, _ := q.Next(c.now); lost != 4 {
+		t.Fatal("a member that never reports is never given up")
+	}
+}
+
 func TestSequencerHears(t *testing.T) {
 	c := newToy(t, 1, 3, 8, 3)
 	q := sequencerOf(c)
-	if _, ok := q.Hear(0, &Report{Member: Member{ID: 9}}); ok {
-		t.Error("hears of who is no member")
+	if _, err := q.Hear(0, &Report{Member: Member{ID: 9}, Epoch: c.ring.epoch}); err != ErrNoMember {
+		t.Errorf("hears of who is no member: %v", err)
+	}
+	// One that a later ring has admitted is not told that it is no member by a sequencer that has not heard of that.
+	if _, err := q.Hear(0, &Report{Member: Member{ID: 9}, Epoch: c.ring.epoch + 1}); err != ErrBehind {
+		t.Errorf("speaks for a ring that it does not know: %v", err)
 	}
 	m, _ := c.ring.Member(1)
 	tell := func(id NodeID, groups ...GroupReport) {
 		o, _ := c.ring.Member(id)
-		if news, ok := q.Hear(c.now, &Report{Member: o, Groups: groups}); news != nil || !ok {
-			t.Errorf("member %s: news %v, %v", id, news, ok)
+		if news, err := q.Hear(c.now, &Report{Member: o, Groups: groups}); news != nil || err != nil {
+			t.Errorf("member %s: news %v, %v", id, news, err)
 		}
 	}
 	led := func(id NodeID, term uint64) GroupReport {
@@ -100,7 +132,7 @@ func TestSequencerHears(t *testing.T) {
 	}
 	at := m
 	at.Boot, at.State = 77, Leaving
-	if news, ok := q.Hear(c.now, &Report{Member: at}); !ok || news == nil || news.Boot != 77 || news.State != m.State {
+	if news, err := q.Hear(c.now, &Report{Member: at}); err != nil || news == nil || news.Boot != 77 || news.State != m.State {
 		t.Errorf("a new process of member 1 is told as %+v", news)
 	}
 	if f := q.Facts(c.now); !f.Nodes[1].Alive || f.Nodes[2].Alive {

@@ -109,3 +109,46 @@ func TestDeadLearnersTakeNoTurn(t *testing.T) {
 		t.Fatalf("nothing is filled on a node that lives: %v, %v", steps, err)
 	}
 }
+
+// TestLeaderThatLeavesCanHandOn: whom the ring prefers lives and cannot lead, because it abstains, say; who leads is to go, and must hand over first.
+// Then whoever can lead is preferred: else the one would wait for the other, for ever. The simulation found that.
+func TestLeaderThatLeavesCanHandOn(t *testing.T) {
+	for _, g := range []GroupID{SystemGroup, 1, 5} {
+		c := newToy(t, 1, 4, 10, 3)
+		r, err := c.ring.Leave(2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := c.plan.Wanted(r, c.facts())
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := r.groupRef(g)
+		a.Replicas = nil
+		gf := GroupFacts{Epoch: r.epoch, Leader: 2}
+		for i, node := range append(slices.Clone(want[g]), 2) {
+			rep := Replica{Node: node, ID: r.nextReplica}
+			r.nextReplica++
+			a.Replicas = append(a.Replicas, rep)
+			gf.Voters, gf.Active = append(gf.Voters, rep.ID), append(gf.Active, rep.ID)
+			if i > 0 {
+				gf.Filled = append(gf.Filled, rep.ID)
+			}
+		}
+		f := c.facts()
+		f.Groups[g] = gf
+		next, steps, err := c.plan.Next(r, f)
+		if err != nil || next == nil {
+			t.Fatalf("%s: no step: %v", g, err)
+		}
+		if to := next.groupRef(g).Replicas[0].Node; to != want[g][1] {
+			t.Errorf("%s: node %s is preferred, want %s of %v; steps: %v", g, to, want[g][1], want[g], steps)
+		}
+		// It has taken over: who leads goes.
+		gf.Epoch, gf.Leader = next.epoch, want[g][1]
+		f.Groups[g], f.Now = gf, time.Second
+		if last, steps, err := c.plan.Next(next, f); err != nil || last == nil || !slices.ContainsFunc(steps, func(s Step) bool { return s.Kind == StepRetire && s.Group == g && s.Node == 2 }) {
+			t.Errorf("%s: node 2 stays: %v, %v", g, steps, err)
+		}
+	}
+}

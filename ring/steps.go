@@ -238,16 +238,22 @@ func (s *stepper) prefer(g GroupID, a *Assignment, want []NodeID, gf *GroupFacts
 		s.steps = append(s.steps, Step{Kind: k, Group: g, Node: to.Node, Replica: to.ID, From: first})
 		return true
 	}
+	// Who leads is to go, and whom the ring prefers cannot take over, or cannot at all: whoever can is preferred meanwhile.
+	_, fit := able(first)
+	stuck := !goes && !fit && gf.Leader != first && !slices.Contains(want, gf.Leader)
 	if gf.Leader != first && !goes {
 		if i, ok := able(gf.Leader); ok && (!s.alive(first) || led >= s.p.cfg.Adopt) && slices.Contains(want, gf.Leader) {
 			s.p.note(g, first, s.f.Now)
 			return take(StepAdopt, i)
 		}
 	}
-	if g == SystemGroup && !goes || s.prefers >= prefersMax {
+	if g == SystemGroup && !goes && !stuck || s.prefers >= prefersMax {
 		return false
 	}
 	for _, node := range want {
+		if node == first && stuck {
+			continue
+		}
 		if node == first {
 			break
 		}
@@ -255,7 +261,7 @@ func (s *stepper) prefer(g GroupID, a *Assignment, want []NodeID, gf *GroupFacts
 		if !ok {
 			continue
 		}
-		if back := node == s.p.moved[g].from || node != want[0]; back && !goes && !s.p.mayMove(g, s.f.Now) {
+		if back := node == s.p.moved[g].from || node != want[0]; back && !goes && !stuck && !s.p.mayMove(g, s.f.Now) {
 			break
 		}
 		s.p.note(g, first, s.f.Now)

@@ -179,19 +179,21 @@ func (w *world) checkOpened(r *rep, token store.Token) {
 	w.checkLeases(r, token)
 }
 
-// checkLeases holds that nobody serves under an older token once a newer one is served (I9): with leases by the clock none of them holds any more, whatever the
-// process that has it knows; a paused one finds it over.
+// checkLeases holds that only one node serves (I9): with leases by the clock none holds any more but that of the newest token, whatever the process that has
+// it knows. A paused one finds it over; one that is late to open a token finds that it has no lease.
 func (w *world) checkLeases(r *rep, token store.Token) {
 	if !w.clock {
 		return
 	}
+	_, mine := r.g.LeaseUntil()
 	for _, n := range w.nodes {
 		o := n.reps[r.group]
 		if !n.up || o == nil || o == r || o.gone {
 			continue
 		}
-		if t, until := o.g.LeaseUntil(); t != 0 && t != token && n.clock() < until {
-			w.fail("I9 no two owners", "node %s opens token %d of group %d; on node %s the lease of token %d holds for %v more", r.n.name, token, r.group, n.name, t, until-n.clock())
+		t, until := o.g.LeaseUntil()
+		if t != 0 && n.clock() < until && (t < token || r.n.clock() < mine) {
+			w.fail("I9 no two owners", "node %s opens token %d of group %d, with a lease for %v; on node %s that of token %d holds for %v", r.n.name, token, r.group, mine-r.n.clock(), n.name, t, until-n.clock())
 		}
 	}
 }

@@ -264,7 +264,7 @@ func (n *node) atSequencer(fn func(s *sequencing)) {
 
 // report tells the sequencer what this node is and knows.
 func (n *node) report() {
-	rep := &ring.Report{Member: n.member()}
+	rep := &ring.Report{Member: n.member(), Epoch: n.ring.Epoch()}
 	for _, r := range n.reps {
 		if r == nil || r.gone {
 			continue
@@ -363,7 +363,7 @@ func (w *world) checkSettled() {
 			for g := range w.groups {
 				a, _ := r.Group(ring.GroupID(g))
 				if _, here := a.On(m.ID); here {
-					holds = append(holds, fmt.Sprintf("%s: %v of a group of %+v", ring.GroupID(g), a.Replicas, w.models[g].conf))
+					holds = append(holds, fmt.Sprintf("%s: %v; %s", ring.GroupID(g), a.Replicas, w.describe(g)))
 				}
 			}
 			w.fail("I16 liveness", "member %s ends as %s in ring %d and holds %v", m.ID, m.State, r.Epoch(), holds)
@@ -376,7 +376,7 @@ func (w *world) checkSettled() {
 			n := w.nodes[w.nodeOf(uint64(rep.ID))]
 			img := n.disk.cur[g]
 			if rep.Role != ring.Voter || img == nil || img.rid != uint64(rep.ID) || n.reps[g] == nil || n.reps[g].gone && !img.regressed {
-				w.fail("I16 liveness", "group %d ends with replica %d on node %s as %s in ring %d; it runs there: %v", g, rep.ID, rep.Node, rep.Role, r.Epoch(), n.reps[g] != nil)
+				w.fail("I16 liveness", "group %d ends with replica %d on node %s as %s in ring %d; %s", g, rep.ID, rep.Node, rep.Role, r.Epoch(), w.describe(g))
 				return
 			}
 		}

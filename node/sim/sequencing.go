@@ -59,7 +59,7 @@ func (n *node) sequence(r *rep, e *replica.Event) {
 	switch {
 	case e.Kind == replica.EventOpened:
 		w.checkOpened(r, e.Token)
-		n.seq = &sequencing{r: r, token: e.Token, q: ring.NewSequencer(sequencerConfig, n.clock())}
+		n.seq = &sequencing{r: r, token: e.Token, q: ring.NewSequencer(sequencerConfig)}
 		n.seq.read()
 		n.seq.look()
 	case s == nil || s.token != e.Token:
@@ -78,7 +78,7 @@ func (s *sequencing) read() {
 			s.r.n.w.fail("I8 one ring per epoch", "the system shard holds a ring that cannot be read: %v", err)
 			return
 		}
-		s.q.Committed(r)
+		s.q.Committed(s.r.n.clock(), r)
 		s.publish(r)
 		return
 	}
@@ -90,7 +90,7 @@ func (s *sequencing) read() {
 func (s *sequencing) committed() {
 	r := s.next
 	s.next, s.commit = nil, 0
-	s.q.Committed(r)
+	s.q.Committed(s.r.n.clock(), r)
 	if c := s.serving; c != nil {
 		s.serving = nil
 		if c.done != nil {
@@ -171,17 +171,17 @@ func (s *sequencing) put(r *ring.Ring) {
 	}
 }
 
-// hear takes a member's report; false if it is none.
+// hear takes a member's report; false if it comes from nobody that the ring knows.
 func (s *sequencing) hear(rep *ring.Report) bool {
 	if s.q.Current() == nil {
 		return true
 	}
-	news, ok := s.q.Hear(s.r.n.clock(), rep)
+	news, err := s.q.Hear(s.r.n.clock(), rep)
 	if news != nil {
 		m := *news
 		s.ask(func(r *ring.Ring, _ *ring.Facts) (*ring.Ring, error) { return r.Update(m) }, nil)
 	}
-	return ok
+	return err != ring.ErrNoMember
 }
 
 // ask puts a wish into the queue.

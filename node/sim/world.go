@@ -287,6 +287,9 @@ func (w *world) describe(group int) string {
 		fmt.Fprintf(&b, "; node %s holds replica %d of %v at %d of %d in term %d (lost: %v, regressed: %v)", n.name, img.rid, img.conf, img.applied, img.last(), img.term, w.lost[img.rid], img.regressed)
 		if r := n.reps[group]; r != nil {
 			fmt.Fprintf(&b, " led by %d", r.g.Leader())
+			if f, ok := r.g.Facts(); ok {
+				fmt.Fprintf(&b, ", owned, filled %v, active %v, joint %v, may lead %v, fence %+v", f.Filled, f.Active, f.Joint, r.g.Filled(), r.g.Fence())
+			}
 		}
 	}
 	return b.String()
