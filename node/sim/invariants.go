@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/ringfence/ringfence/store"
@@ -51,7 +52,11 @@ func (w *world) checkImage(n *node, group int) {
 			w.checkReadable(n, group, e)
 		}
 		if wrong := m.observe(e); wrong != "" && !w.cfg.HistoryOnly {
-			w.fail("I20 replicas agree", "group %d entry %d on node %d: %s", group, i, n.id, wrong)
+			what := "I20 replicas agree"
+			if name, rest, ok := strings.Cut(wrong, ": "); ok && strings.HasPrefix(name, "I") {
+				what, wrong = name, rest
+			}
+			w.fail(what, "group %d entry %d on node %d: %s", group, i, n.id, wrong)
 			return
 		}
 	}

@@ -98,7 +98,7 @@ func (m *model) step(index, term uint64, c *store.Command) (wrong string) {
 	}
 	if m.check != nil {
 		if wrong := m.check(m, c); wrong != "" {
-			return "I11: " + wrong
+			return "I11 alarms: " + wrong
 		}
 	}
 	for i := range c.Count {

@@ -37,7 +37,7 @@ func (w *world) settle(r *ring.Ring) string {
 			}
 			at := home{g, w.slots[rep.Node], rep.Node}
 			if was := w.homes[rep.ID]; was.node != 0 && was != at {
-				return fmt.Sprintf("replica %d was of group %d on node %s, and is of group %d on node %s", rep.ID, was.group, was.node, g, rep.Node)
+				return fmt.Sprintf("I12 identity: replica %d was of group %d on node %s, and is of group %d on node %s", rep.ID, was.group, was.node, g, rep.Node)
 			}
 			w.homes[rep.ID] = at
 		}
@@ -52,7 +52,7 @@ func (w *world) ringCommitted(b []byte) string {
 		return err.Error()
 	}
 	if want := ring.Epoch(len(w.rings)) + 1; r.Epoch() != want {
-		return fmt.Sprintf("a ring of epoch %d is committed after %d", r.Epoch(), want-1)
+		return fmt.Sprintf("I8 one ring per epoch: a ring of epoch %d is committed after %d", r.Epoch(), want-1)
 	}
 	w.rings = append(w.rings, b)
 	w.newest = r
