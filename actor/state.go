@@ -57,7 +57,7 @@ type Runtime interface {
 type StateConfig struct {
 	ID      ID
 	Backend Backend
-	Logger  *slog.Logger
+	Logger  *slog.Logger // nil: the Runtime has a method Logger, which makes one when it is asked for
 	Runtime Runtime
 }
 
@@ -73,7 +73,15 @@ func (s *State) ID() ID { return s.id }
 func (s *State) Storage() *Storage { return &s.storage }
 
 // Logger logs with the object's name.
-func (s *State) Logger() *slog.Logger { return s.logger }
+func (s *State) Logger() *slog.Logger {
+	if s.logger != nil {
+		return s.logger
+	}
+	if r, ok := s.runtime.(interface{ Logger() *slog.Logger }); ok {
+		return r.Logger()
+	}
+	return slog.Default()
+}
 
 // Object is another object, or the same, for calls that this one makes. Its calls need the context of a running event of this activation; else
 // they fail with ErrNotInEvent. What the event has written is submitted before a call, and the call leaves only when that and all before it is

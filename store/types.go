@@ -133,7 +133,12 @@ func SystemKey(name string) []byte { return append([]byte{kindSystem}, name...) 
 
 // ObjectPrefix is what all keys of an object's storage begin with: kind ‖ class ‖ 0 ‖ key ‖ 0. Neither part may contain NUL.
 func ObjectPrefix(class, key string) []byte {
-	return appendObject(make([]byte, 0, len(class)+len(key)+3), kindObject, class, key)
+	return AppendObjectPrefix(make([]byte, 0, len(class)+len(key)+3), class, key)
+}
+
+// AppendObjectPrefix appends ObjectPrefix.
+func AppendObjectPrefix(b []byte, class, key string) []byte {
+	return appendObject(b, kindObject, class, key)
 }
 
 func appendObject(b []byte, kind byte, class, key string) []byte {

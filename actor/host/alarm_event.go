@@ -36,12 +36,12 @@ func alarmRecordKey(id actor.ID) []byte { return store.MetaKey(id.Class, id.Key,
 
 // alarm reads the object's alarm as r sees it. A record that nobody can read is as good as none.
 func (b *instance) alarm(r *run) (rec alarmRecord, ok bool, _ error) {
-	raw, ok, err := b.read(r, alarmRecordKey(b.id))
+	raw, ok, err := b.read(r, alarmRecordKey(b.id()))
 	if err != nil || !ok {
 		return rec, false, err
 	}
 	if rec, ok = decodeAlarm(raw); !ok {
-		b.s.h.log.Error("an object's alarm cannot be read, and counts as not set", "object", b.id.String(), "record", raw)
+		b.s.h.log.Error("an object's alarm cannot be read, and counts as not set", "object", b.id().String(), "record", raw)
 	}
 	return rec, ok, nil
 }
@@ -50,7 +50,7 @@ func (b *instance) alarm(r *run) (rec alarmRecord, ok bool, _ error) {
 func (r *run) alarmDue() (over ending, due bool) {
 	al, b := r.alarm, r.b
 	if b == nil { // without memory yet
-		b = &instance{s: r.s, a: r.a, id: r.Object}
+		b = &instance{s: r.s, a: r.a}
 	}
 	rec, ok, err := b.alarm(r)
 	switch {
@@ -86,7 +86,7 @@ func (r *run) ring() ending {
 	h.counts.alarmsFired.Add(1)
 	b := r.b
 	timer := time.AfterFunc(h.opts.AlarmTimeout, func() {
-		e := &actor.Error{Code: actor.CodeDeadline, Outcome: actor.Ran, Remote: true, Reset: true, Object: b.id, Message: textAlarmTime + ": more than " + h.opts.AlarmTimeout.String()}
+		e := &actor.Error{Code: actor.CodeDeadline, Outcome: actor.Ran, Remote: true, Reset: true, Object: b.id(), Message: textAlarmTime + ": more than " + h.opts.AlarmTimeout.String()}
 		b.timeUp(e, false)
 	})
 	defer timer.Stop()
@@ -222,8 +222,8 @@ func (b *instance) SetAlarm(ctx context.Context, at int64) error {
 		return err
 	}
 	if !r.class.HasAlarm() {
-		return &actor.Error{Code: actor.CodeBadArgument, Outcome: actor.Ran, Remote: true, Object: b.id,
-			Message: fmt.Sprintf("class %s must have the method Alarm(ctx context.Context, info actor.AlarmInfo) error in order to call SetAlarm", b.id.Class)}
+		return &actor.Error{Code: actor.CodeBadArgument, Outcome: actor.Ran, Remote: true, Object: b.id(),
+			Message: fmt.Sprintf("class %s must have the method Alarm(ctx context.Context, info actor.AlarmInfo) error in order to call SetAlarm", b.id().Class)}
 	}
 	old, ok, err := b.alarm(r)
 	if err != nil {
@@ -233,7 +233,7 @@ func (b *instance) SetAlarm(ctx context.Context, at int64) error {
 	if ok && old == rec && !b.alarmRuns(r) {
 		return nil
 	}
-	return b.add(r, setAlarm(b.id, rec, old.due), true)
+	return b.add(r, setAlarm(b.id(), rec, old.due), true)
 }
 
 // Alarm is of actor.AlarmBackend.
@@ -268,19 +268,19 @@ func (b *instance) clearAlarm(r *run) ([]store.Write, error) {
 	if err != nil || !ok {
 		return nil, err
 	}
-	return removeAlarm(b.id, rec.due), nil
+	return removeAlarm(b.id(), rec.due), nil
 }
 
 // alarmRuns: the handler of the alarm that r sees runs, so that it is not set any more, though it is still stored.
 func (b *instance) alarmRuns(r *run) bool {
 	r.mu.Lock()
-	_, _, own := r.pending.lookup(alarmRecordKey(b.id))
+	_, _, own := r.pending.lookup(alarmRecordKey(b.id()))
 	r.mu.Unlock()
 	if own {
 		return false
 	}
 	b.s.mu.Lock()
 	defer b.s.mu.Unlock()
-	running := b.s.ringing[b.id]
+	running := b.s.ringing[b.id()]
 	return running != nil && running.alarm.begun && !running.alarm.replaced
 }

@@ -24,7 +24,7 @@ type attempt struct {
 func (r *run) recall() (e ending, ok bool) {
 	b, key := r.b, r.call.Idempotent
 	for {
-		other := b.ledger.attempt(key)
+		other := b.ledger().attempt(key)
 		if other == nil {
 			break
 		}
@@ -42,7 +42,7 @@ func (r *run) recall() (e ending, ok bool) {
 	r.mu.Lock()
 	r.attempt = &attempt{key: key, arg: hashArg(r.call), ended: make(chan struct{})}
 	r.mu.Unlock()
-	b.ledger.begin(r.attempt)
+	b.ledger().begin(r.attempt)
 	return 0, false
 }
 
@@ -102,12 +102,12 @@ func (b *instance) remembered(r *run, key string) (rec record, ok bool, err erro
 }
 
 func (b *instance) recordKey(key string) []byte {
-	return append(store.MetaKey(b.id.Class, b.id.Key, store.MetaReply), key...)
+	return append(store.MetaKey(b.id().Class, b.id().Key, store.MetaReply), key...)
 }
 
 // loadLedger reads which keys the object remembers, once per activation.
 func (b *instance) loadLedger() error {
-	if b.ledger.isLoaded() {
+	if b.ledger().isLoaded() {
 		return nil
 	}
 	start := b.recordKey("")
@@ -131,7 +131,7 @@ func (b *instance) loadLedger() error {
 		}
 		keys[i] = keptKey{key: m.out[i].Key, seq: rec.Seq, at: rec.At, bytes: len(m.out[i].Key) + len(value)}
 	}
-	b.ledger.load(keys)
+	b.ledger().load(keys)
 	return nil
 }
 
@@ -206,7 +206,7 @@ func (r *run) record(state uint8) *record {
 
 // keep is what stores rec under key, and forgets what there is no room for any more. The batch has room for it: see run.room.
 func (b *instance) keep(rec *record, key string) []store.Write {
-	value, forgotten := b.ledger.keep(rec, key)
+	value, forgotten := b.ledger().keep(rec, key)
 	ws := make([]store.Write, 0, 1+len(forgotten))
 	for _, old := range forgotten {
 		ws = append(ws, store.Write{Key: b.recordKey(old), Delete: true})
@@ -225,6 +225,6 @@ func (r *run) room() (keys, size int) {
 // attemptEnded lets those go on that wait for the end of r's attempt: what it has submitted is to be seen.
 func (r *run) attemptEnded() {
 	if r.attempt != nil {
-		r.b.ledger.end(r.attempt)
+		r.b.ledger().end(r.attempt)
 	}
 }

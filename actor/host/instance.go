@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync/atomic"
 
 	"github.com/ringfence/ringfence/actor"
@@ -13,15 +14,33 @@ import (
 type instance struct {
 	s       *shard
 	a       *Activation
-	id      actor.ID
-	prefix  []byte
 	quota   quota
 	object  actor.Instance
-	born    atomic.Bool           // the constructor has returned
-	counted bool                  // in Host.live; under the shard's lock
-	broken  atomic.Pointer[fatal] // why it was reset
-	ledger  ledger                // of idempotency keys
+	born    atomic.Bool            // the constructor has returned
+	counted bool                   // in Host.live; under the shard's lock
+	broken  atomic.Pointer[fatal]  // why it was reset
+	book    atomic.Pointer[ledger] // of idempotency keys; nil before the first
 }
+
+// id is the object's.
+func (b *instance) id() actor.ID { return b.a.o.id }
+
+// ledger is what is known of idempotency keys.
+func (b *instance) ledger() *ledger {
+	if b.book.Load() == nil {
+		b.book.CompareAndSwap(nil, new(ledger))
+	}
+	return b.book.Load()
+}
+
+// prefix is what all keys of the object's storage begin with; what it is kept in has room for more bytes.
+func (b *instance) prefix(more int) []byte {
+	id := b.id()
+	return store.AppendObjectPrefix(make([]byte, 0, len(id.Class)+len(id.Key)+3+more), id.Class, id.Key)
+}
+
+// Logger is what State.Logger returns.
+func (b *instance) Logger() *slog.Logger { return b.s.h.log.With("object", b.id().String()) }
 
 var (
 	_ actor.Backend = (*instance)(nil)
@@ -71,7 +90,7 @@ func (b *instance) enter(ctx context.Context) (*run, error) {
 	case errors.As(err, &why):
 		return nil, b.deny(r, why)
 	}
-	e := waited(b.id, err, actor.Ran, "waiting for the owner's lease")
+	e := waited(b.id(), err, actor.Ran, "waiting for the owner's lease")
 	e.Remote = true
 	return nil, e
 }
@@ -87,17 +106,17 @@ func (b *instance) deny(r *run, why *store.MovedError) error {
 		why = b.s.why
 		b.s.mu.Unlock()
 	}
-	return moved(b.id, b.s.lease, why)
+	return moved(b.id(), b.s.lease, why)
 }
 
 func (b *instance) ended() error {
-	return &actor.Error{Code: actor.CodeNotInEvent, Outcome: actor.Ran, Remote: true, Object: b.id,
+	return &actor.Error{Code: actor.CodeNotInEvent, Outcome: actor.Ran, Remote: true, Object: b.id(),
 		Message: "storage used after the method had returned: wait in the method for the goroutines that it starts"}
 }
 
 func (b *instance) failed(what string, err error) error {
-	b.s.h.log.Error("storage failed", "object", b.id.String(), "operation", what, "cause", err)
-	e := &actor.Error{Code: actor.CodeInternal, Outcome: actor.Ran, Object: b.id, Message: "storage failed on the owner: see its log"}
+	b.s.h.log.Error("storage failed", "object", b.id().String(), "operation", what, "cause", err)
+	e := &actor.Error{Code: actor.CodeInternal, Outcome: actor.Ran, Object: b.id(), Message: "storage failed on the owner: see its log"}
 	return e.WithCause(err)
 }
 

@@ -166,7 +166,7 @@ func (b *instance) unsent(why Why) *actor.Error {
 	b.s.mu.Lock()
 	cause := b.s.why
 	b.s.mu.Unlock()
-	return moved(b.id, b.s.lease, cause)
+	return moved(b.id(), b.s.lease, cause)
 }
 
 func (c *outCall) send() {

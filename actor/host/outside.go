@@ -19,7 +19,7 @@ func (b *instance) inside(ctx context.Context) (*run, error) {
 		r, _ = ctx.Value(runKey{}).(*run)
 	}
 	if r == nil || r.b != b {
-		return nil, &actor.Error{Code: actor.CodeNotInEvent, Outcome: actor.Ran, Remote: true, Object: b.id}
+		return nil, &actor.Error{Code: actor.CodeNotInEvent, Outcome: actor.Ran, Remote: true, Object: b.id()}
 	}
 	if r.out.Load() {
 		if err := b.comeBack(r); err != nil {
@@ -39,7 +39,7 @@ func (b *instance) push(ctx context.Context, r *run, waiter any, outward bool) e
 		}
 		r.waits()
 		if err := b.s.waitSpace(ctx.Done(), b.s.h.opts.CommitTimeout, space); err != nil {
-			err.Reset, err.Object, err.Remote = false, b.id, true
+			err.Reset, err.Object, err.Remote = false, b.id(), true
 			return err
 		}
 	}
@@ -114,7 +114,7 @@ func (b *instance) settled(ctx context.Context, r *run, wait chan Why) error {
 	case why := <-wait:
 		return b.refused(r, why)
 	case <-ctx.Done():
-		e := waited(b.id, context.Cause(ctx), actor.Ran, "waiting for writes to be durable")
+		e := waited(b.id(), context.Cause(ctx), actor.Ran, "waiting for writes to be durable")
 		e.Remote = true
 		return e
 	}
@@ -135,7 +135,7 @@ func (b *instance) resetError() error {
 	if f := b.broken.Load(); f != nil {
 		return f.of(actor.Ran)
 	}
-	return &actor.Error{Code: actor.CodeAborted, Outcome: actor.Ran, Remote: true, Reset: true, Object: b.id, Message: "the activation was reset"}
+	return &actor.Error{Code: actor.CodeAborted, Outcome: actor.Ran, Remote: true, Reset: true, Object: b.id(), Message: "the activation was reset"}
 }
 
 // leave gives the turn away, unless another goroutine of the event has.
@@ -239,8 +239,8 @@ func (a away) Value(key any) any {
 
 // WaitUntil is of actor.Runtime.
 func (b *instance) WaitUntil(fn func(context.Context) error) {
-	r := &run{task: fn, s: b.s, class: b.s.h.classes[b.id.Class], call: &Call{Object: b.id, Method: "WaitUntil"}}
-	r.Event = Event{Object: b.id, Data: r}
+	r := &run{task: fn, s: b.s, class: b.s.h.classes[b.id().Class], call: &Call{Object: b.id(), Method: "WaitUntil"}}
+	r.Event = Event{Object: b.id(), Data: r}
 	var buf acts
 	b.s.mu.Lock()
 	gone := b.s.t.IsLost() || b.a.gone
@@ -251,7 +251,7 @@ func (b *instance) WaitUntil(fn func(context.Context) error) {
 	case gone:
 		r.refuse(WhyReset, actor.DidNotRun, nil)
 	case !ok:
-		panic(&actor.Error{Code: actor.CodeOverloaded, Outcome: actor.Ran, Overloaded: true, Object: b.id, Message: "WaitUntil: more than 1,024 tasks of the object wait to begin"})
+		panic(&actor.Error{Code: actor.CodeOverloaded, Outcome: actor.Ran, Overloaded: true, Object: b.id(), Message: "WaitUntil: more than 1,024 tasks of the object wait to begin"})
 	}
 }
 
@@ -267,7 +267,7 @@ func (b *instance) BlockConcurrency(ctx context.Context, fn func(context.Context
 	}
 	if err != nil {
 		e := actor.Returned(err)
-		e.Reset, e.Retryable, e.Object = true, false, b.id
+		e.Reset, e.Retryable, e.Object = true, false, b.id()
 		b.abandon(&fatal{err: e, all: true})
 	}
 	return nil
@@ -285,7 +285,7 @@ func (b *instance) section(r *run, fn func() error) error {
 	}
 	if r.depth >= maxSections {
 		r.mu.Unlock()
-		return &deep{&actor.Error{Code: actor.CodeBadArgument, Outcome: actor.Ran, Remote: true, Object: b.id, Message: textNested}}
+		return &deep{&actor.Error{Code: actor.CodeBadArgument, Outcome: actor.Ran, Remote: true, Object: b.id(), Message: textNested}}
 	}
 	r.depth++
 	r.mu.Unlock()
@@ -293,7 +293,7 @@ func (b *instance) section(r *run, fn func() error) error {
 	b.s.t.Pin(&r.Event)
 	b.s.mu.Unlock()
 	timer := time.AfterFunc(b.s.h.opts.SectionTimeout, func() {
-		e := &actor.Error{Code: actor.CodeOverloaded, Outcome: actor.Ran, Remote: true, Overloaded: true, Reset: true, Object: b.id, Message: textSection}
+		e := &actor.Error{Code: actor.CodeOverloaded, Outcome: actor.Ran, Remote: true, Overloaded: true, Reset: true, Object: b.id(), Message: textSection}
 		b.timeUp(e, true)
 	})
 	defer func() {
@@ -316,7 +316,7 @@ func (b *instance) Abort(reason error) {
 	if reason != nil {
 		text = reason.Error()
 	}
-	e := &actor.Error{Code: actor.CodeAborted, Outcome: actor.Ran, Remote: true, Reset: true, Message: text, Object: b.id}
+	e := &actor.Error{Code: actor.CodeAborted, Outcome: actor.Ran, Remote: true, Reset: true, Message: text, Object: b.id()}
 	b.abandon(&fatal{err: e.WithCause(reason)})
 }
 

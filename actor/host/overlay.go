@@ -10,12 +10,13 @@ import (
 // overlay is what an object's storage looks like in memory: writes not yet applied (dirty), which must be seen and kept, and values
 // known to be in the shard's state (clean), kept as far as there is room. Keys are those of store.Write.
 type overlay struct {
-	entries map[string]*entry
-	dirty   list[entry] // in the order of their batches
-	clean   list[entry] // least recently used first
-	size    int         // bytes of the clean ones
-	cleared *entry      // the newest removal of a range, while it is not applied; a dirty one itself
-	end     string      // of that range
+	entries map[string]*entry // once they are many; few are looked for in the lists
+	count   int               // of entries
+	dirty   list[entry]       // in the order of their batches
+	clean   list[entry]       // least recently used first
+	size    int               // bytes of the clean ones
+	cleared *entry            // the newest removal of a range, while it is not applied; a dirty one itself
+	end     string            // of that range
 }
 
 type entry struct {
@@ -34,7 +35,7 @@ func (v *overlay) put(w *store.Write, tag uint64) {
 	if w.IsRange() {
 		v.clear(w)
 	}
-	e := v.entries[string(w.Key)]
+	e := v.find(w.Key)
 	switch {
 	case e == nil:
 		e = v.add(string(w.Key))
@@ -53,16 +54,19 @@ func (v *overlay) put(w *store.Write, tag uint64) {
 
 // clear forgets all in the range of w, which put remembers under its first key: an object has one range, and nothing else under that key.
 func (v *overlay) clear(w *store.Write) {
-	for key, e := range v.entries {
-		if !w.Removes([]byte(key)) {
-			continue
+	for _, l := range []*list[entry]{&v.clean, &v.dirty} {
+		for n := l.first; n != nil; {
+			e := n.value
+			n = n.next
+			if !w.Removes([]byte(e.key)) {
+				continue
+			}
+			if e.tag == 0 {
+				v.size -= e.weight()
+			}
+			l.remove(&e.node)
+			v.drop(e)
 		}
-		if e.tag == 0 {
-			v.size -= e.weight()
-		}
-		v.clean.remove(&e.node)
-		v.dirty.remove(&e.node)
-		delete(v.entries, key)
 	}
 }
 
@@ -71,14 +75,50 @@ func (v *overlay) clears(key []byte) bool {
 	return v.cleared != nil && v.cleared.key <= string(key) && string(key) < v.end
 }
 
-func (v *overlay) add(key string) *entry {
-	if v.entries == nil {
-		v.entries = make(map[string]*entry)
+// mapFrom is how many entries make a map worth what it takes.
+const mapFrom = 8
+
+func (v *overlay) find(key []byte) *entry {
+	if v.entries != nil {
+		return v.entries[string(key)]
 	}
+	for n := v.dirty.last; n != nil; n = n.prev {
+		if n.value.key == string(key) {
+			return n.value
+		}
+	}
+	for n := v.clean.last; n != nil; n = n.prev {
+		if n.value.key == string(key) {
+			return n.value
+		}
+	}
+	return nil
+}
+
+// add makes an entry, which the caller puts into one of the lists.
+func (v *overlay) add(key string) *entry {
 	e := &entry{key: key}
 	e.node.value = e
-	v.entries[key] = e
+	if v.count++; v.entries == nil && v.count > mapFrom {
+		v.entries = make(map[string]*entry, 2*mapFrom)
+		for _, l := range []*list[entry]{&v.clean, &v.dirty} {
+			for n := l.first; n != nil; n = n.next {
+				v.entries[n.value.key] = n.value
+			}
+		}
+	}
+	if v.entries != nil {
+		v.entries[key] = e
+	}
 	return e
+}
+
+// drop forgets an entry, which the caller has taken out of the lists.
+func (v *overlay) drop(e *entry) {
+	if v.count--; v.count == 0 {
+		v.entries = nil
+	}
+	delete(v.entries, e.key)
 }
 
 // settle makes clean what batches up to pos wrote last.
@@ -91,7 +131,7 @@ func (v *overlay) settle(pos uint64, room int) {
 			if e == v.cleared {
 				v.cleared = nil
 			}
-			delete(v.entries, e.key)
+			v.drop(e)
 			continue
 		}
 		v.keep(e)
@@ -109,7 +149,7 @@ func (v *overlay) trim(room int) {
 		e := v.clean.first.value
 		v.clean.remove(&e.node)
 		v.size -= e.weight()
-		delete(v.entries, e.key)
+		v.drop(e)
 	}
 }
 
@@ -117,7 +157,7 @@ func (v *overlay) trim(room int) {
 // value must not be changed.
 func (t *Tenure) Lookup(a *Activation, key []byte) (value []byte, present, found bool) {
 	v := &a.o.overlay
-	e := v.entries[string(key)]
+	e := v.find(key)
 	if e == nil {
 		return nil, false, v.clears(key)
 	}
@@ -132,7 +172,7 @@ func (t *Tenure) Lookup(a *Activation, key []byte) (value []byte, present, found
 // something since, the answer may be old and is not remembered. The value is taken over.
 func (t *Tenure) Fill(a *Activation, key, value []byte, present bool, pos uint64) {
 	v := &a.o.overlay
-	if t.lost || a.o.act != a || a.o.pos != pos || v.entries[string(key)] != nil {
+	if t.lost || a.o.act != a || a.o.pos != pos || v.find(key) != nil {
 		return
 	}
 	e := v.add(string(key))

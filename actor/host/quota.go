@@ -16,10 +16,15 @@ import (
 // the data is measured: it may be older than the limit.
 type quota struct {
 	limit int64       // 0: none
-	key   []byte      // of the record
 	none  atomic.Bool // there is no limit, and no record from a time when there was one
 
 	mu sync.Mutex // from the reading of a size to the writing of the next: goroutines of one event may write at once
+}
+
+// quotaKey is the key of the record.
+func (b *instance) quotaKey() []byte {
+	id := b.id()
+	return store.MetaKey(id.Class, id.Key, store.MetaSize)
 }
 
 // change adds writes to the event's batch, and what they do to the record: all or none.
@@ -45,7 +50,7 @@ func (b *instance) change(r *run, ws []store.Write, gates bool) error {
 
 // unmeasured takes away the record of an object whose class has no limit any more: it would be wrong when the class has one again.
 func (b *instance) unmeasured() ([]store.Write, error) {
-	_, present, err := b.recall(b.quota.key)
+	_, present, err := b.recall(b.quotaKey())
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +58,7 @@ func (b *instance) unmeasured() ([]store.Write, error) {
 		b.quota.none.Store(true)
 		return nil, nil
 	}
-	return []store.Write{{Key: b.quota.key, Delete: true}}, nil
+	return []store.Write{{Key: b.quotaKey(), Delete: true}}, nil
 }
 
 // measured is the record after ws, if that changes it.
@@ -62,14 +67,14 @@ func (b *instance) measured(r *run, ws []store.Write) ([]store.Write, error) {
 	if err != nil {
 		return nil, err
 	}
-	after := before
+	after, prefix := before, len(b.prefix(0))
 	for i := range ws {
 		w := &ws[i]
 		old, present, err := b.read(r, w.Key)
 		if err != nil {
 			return nil, err
 		}
-		name := int64(len(w.Key) - len(b.prefix))
+		name := int64(len(w.Key) - prefix)
 		if present {
 			after -= name + int64(len(old))
 		}
@@ -79,14 +84,14 @@ func (b *instance) measured(r *run, ws []store.Write) ([]store.Write, error) {
 	}
 	switch {
 	case after > before && after > b.quota.limit:
-		return nil, &actor.Error{Code: actor.CodeStorageFull, Outcome: actor.Ran, Remote: true, Object: b.id,
+		return nil, &actor.Error{Code: actor.CodeStorageFull, Outcome: actor.Ran, Remote: true, Object: b.id(),
 			Message: fmt.Sprintf("the object's storage is full: it holds %d bytes, this would make it %d, and its class allows %d; nothing of this operation was written", before, after, b.quota.limit)}
 	case after == before && known:
 		return nil, nil
 	case after == 0:
-		return []store.Write{{Key: b.quota.key, Delete: true}}, nil
+		return []store.Write{{Key: b.quotaKey(), Delete: true}}, nil
 	}
-	return []store.Write{{Key: b.quota.key, Value: binary.AppendUvarint(nil, uint64(after))}}, nil
+	return []store.Write{{Key: b.quotaKey(), Value: binary.AppendUvarint(nil, uint64(after))}}, nil
 }
 
 // decodeSize reads the record of an object's size; ok is false for what is none.
@@ -97,7 +102,7 @@ func decodeSize(raw []byte) (n int64, ok bool) {
 
 // size is how many bytes the object stores, keys and values, as the event sees it, and whether the record says so.
 func (b *instance) size(r *run) (size int64, known bool, _ error) {
-	raw, present, err := b.read(r, b.quota.key)
+	raw, present, err := b.read(r, b.quotaKey())
 	if err != nil {
 		return 0, false, err
 	}
@@ -123,5 +128,5 @@ func (b *instance) emptied() ([]store.Write, error) {
 	if b.quota.limit == 0 {
 		return b.unmeasured()
 	}
-	return []store.Write{{Key: b.quota.key, Delete: true}}, nil
+	return []store.Write{{Key: b.quotaKey(), Delete: true}}, nil
 }

@@ -203,14 +203,13 @@ func (r *run) late() *actor.Error {
 // deadline of the call that happens to come first.
 func (r *run) construct() *actor.Error {
 	h := r.s.h
-	b := &instance{s: r.s, a: r.a, id: r.Object, prefix: store.ObjectPrefix(r.Object.Class, r.Object.Key)}
-	b.quota.limit, b.quota.key = r.class.Options().StorageLimit, store.MetaKey(r.Object.Class, r.Object.Key, store.MetaSize)
+	b := &instance{s: r.s, a: r.a, quota: quota{limit: r.class.Options().StorageLimit}}
 	r.b = b
 	r.s.mu.Lock()
 	r.a.Data = b
 	r.s.t.Pin(&r.Event)
 	r.s.mu.Unlock()
-	state := actor.NewState(actor.StateConfig{ID: r.Object, Backend: b, Logger: h.log.With("object", r.Object.String()), Runtime: b})
+	state := actor.NewState(actor.StateConfig{ID: r.Object, Backend: b, Runtime: b})
 	object, err := r.class.New(construction{r}, state)
 	if err == nil {
 		if e := b.broken.Load(); e != nil {

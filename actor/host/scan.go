@@ -19,9 +19,10 @@ func (b *instance) List(ctx context.Context, o actor.ListOptions, maxBytes int) 
 }
 
 func (b *instance) list(r *run, o actor.ListOptions, maxBytes int) ([]actor.Entry, bool, error) {
-	start, end := append(bytes.Clone(b.prefix), o.Start...), store.PrefixEnd(b.prefix)
+	prefix := b.prefix(0)
+	start, end := append(b.prefix(len(o.Start)), o.Start...), store.PrefixEnd(prefix)
 	if o.End != "" {
-		end = append(bytes.Clone(b.prefix), o.End...)
+		end = append(b.prefix(len(o.End)), o.End...)
 	}
 	if bytes.Compare(start, end) >= 0 {
 		return nil, false, nil
@@ -36,7 +37,7 @@ func (b *instance) list(r *run, o actor.ListOptions, maxBytes int) ([]actor.Entr
 	if over {
 		return nil, false, b.ended()
 	}
-	m := merger{mem: mem, prefix: len(b.prefix), limit: o.Limit, maxBytes: maxBytes, less: -1}
+	m := merger{mem: mem, prefix: len(prefix), limit: o.Limit, maxBytes: maxBytes, less: -1}
 	if o.Reverse {
 		slices.Reverse(m.mem)
 		m.less = 1

@@ -21,7 +21,8 @@ func (b *instance) Get(ctx context.Context, key string) ([]byte, bool, error) {
 
 func (b *instance) get(r *run, key string) ([]byte, bool, error) {
 	var room [256]byte
-	return b.read(r, append(append(room[:0], b.prefix...), key...))
+	id := b.id()
+	return b.read(r, append(store.AppendObjectPrefix(room[:0], id.Class, id.Key), key...))
 }
 
 // read is what r sees under a key of the shard. The key is not kept.
@@ -137,7 +138,8 @@ func (b *instance) DeleteAll(ctx context.Context) error {
 	if err := r.within(textDeleteAllInTx); err != nil {
 		return err
 	}
-	r.pending.clear(store.Write{Key: b.prefix, End: store.PrefixEnd(b.prefix), Delete: true})
+	prefix := b.prefix(0)
+	r.pending.clear(store.Write{Key: prefix, End: store.PrefixEnd(prefix), Delete: true})
 	for _, w := range append(size, alarm...) { // few, and what was pending has gone: the batch has room
 		r.pending.add(w)
 	}
@@ -146,8 +148,7 @@ func (b *instance) DeleteAll(ctx context.Context) error {
 }
 
 func (b *instance) write(key string, value []byte, del bool) store.Write {
-	k := make([]byte, 0, len(b.prefix)+len(key))
-	return store.Write{Key: append(append(k, b.prefix...), key...), Value: value, Delete: del}
+	return store.Write{Key: append(b.prefix(len(key)), key...), Value: value, Delete: del}
 }
 
 // add adds writes to the event's batch: all or none. If gates is set, what leaves waits for the batch.
@@ -159,7 +160,7 @@ func (b *instance) add(r *run, ws []store.Write, gates bool) error {
 	}
 	maxKeys, maxBytes := r.room()
 	if keys, size := r.pending.after(ws); keys > maxKeys || size > maxBytes {
-		return &actor.Error{Code: actor.CodeBatchTooLarge, Outcome: actor.Ran, Remote: true, Object: b.id,
+		return &actor.Error{Code: actor.CodeBatchTooLarge, Outcome: actor.Ran, Remote: true, Object: b.id(),
 			Message: fmt.Sprintf("the event's batch would have %d keys and %d bytes, the object's name with each key: at most %d and %d are allowed; nothing of this operation was written: Sync before it, or write less",
 				keys, size, maxKeys, maxBytes)}
 	}

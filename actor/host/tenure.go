@@ -62,7 +62,6 @@ type Activation struct {
 	Data any // of who drives the Tenure: the class's instance
 
 	o     *object
-	gone  bool   // dropped; events that are still in progress on it take turns, but neither write nor answer
 	since uint64 // tick at which it became idle
 	turns
 	node[Activation]

@@ -15,12 +15,13 @@ import "github.com/ringfence/ringfence/actor"
 type turns struct {
 	turn     *Event // who runs; nil if all that are in progress are outside
 	progress list[Event]
-	busy     int        // length of progress
-	pinned   int        // of those, the ones in a critical section
 	ready    eventQueue // those that are back from outside and want the turn
 	tasks    eventQueue // the activation's own
-	queued   int        // length of tasks
+	busy     int32      // length of progress
+	pinned   int32      // of those, the ones in a critical section
+	queued   int32      // length of tasks
 	tasked   bool       // the last to begin was a task: it is a caller's turn
+	gone     bool       // dropped; events that are still in progress take turns, but neither write nor answer
 }
 
 // maxTasks is how many tasks of an activation may wait to begin.

@@ -48,7 +48,7 @@ type Handler interface {
 	// Frame takes one frame. On a connection for calls the body belongs to the handler; otherwise it is valid only during the call. What is sent
 	// on the connection meanwhile leaves when all frames that have come are taken: who takes long, or waits, calls Conn.Yield.
 	Frame(c *Conn, h transport.Header, body []byte)
-	// Closed is called once, last.
+	// Closed is called once, last, but for Frames that have yielded and are not over.
 	Closed(c *Conn, err error)
 }
 
