@@ -14,7 +14,7 @@ import (
 	"github.com/ringfence/ringfence/node/nodetest"
 )
 
-var stormAlarms = flag.Int("nodetest.storm", 2000, "alarms of the storm, all overdue at once; the row is about 100,000")
+var stormAlarms = flag.Int("nodetest.storm", 1000, "alarms of the storm, all overdue at once; the row is about 100,000")
 
 // TestConformanceAlarmStorm: C-86 on a whole cluster. All nodes lose their power, and are started again an hour after all alarms were due: every alarm
 // runs, once, and calls of other objects are answered meanwhile.
