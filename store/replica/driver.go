@@ -119,7 +119,8 @@ type member struct {
 	lease   *lease
 	isDir   bool // in d.dirty
 
-	writtenTerm, writtenVote uint64 // appender only: of the last hard state written
+	hard    *raftpb.HardState // newest of Raft's
+	written uint64            // commit index of the newest that was written
 
 	queued atomic.Int64 // bytes in the Group
 	hint   *atomic.Pointer[Hint]
@@ -299,6 +300,9 @@ func (d *Driver) appended(now time.Duration, j appendJob) {
 		j.flushed()
 		return
 	}
+	if j.msg == nil {
+		return
+	}
 	if j.install != nil {
 		j.m.installing = false
 		d.transfers.whole.Add(-1)
@@ -357,8 +361,10 @@ func (d *Driver) tick(now time.Duration) {
 	d.flush()
 	if d.ticks%compactTicks == 0 {
 		for _, m := range d.order {
+			m.writeCommit()
 			d.compact(m)
 		}
+		d.disk.submit()
 	}
 	if d.ticks%20 == 0 {
 		d.wm.begin(d.watermarks())
@@ -402,9 +408,11 @@ func (m *member) act(o *Output) {
 		m.ping(&o.Pings[i])
 	}
 	for _, msg := range o.Append {
-		j := appendJob{m: m, msg: msg, install: m.claim(msg)}
+		j, needed := m.job(msg)
 		m.installing = m.installing || j.install != nil
-		m.d.disk.add(j)
+		if needed {
+			m.d.disk.add(j)
+		}
 	}
 	m.dropInstall()
 	m.dropFrozen()
@@ -628,7 +636,11 @@ func (d *Driver) compact(m *member) {
 	size := int(m.log.Bytes())
 	upTo, ok := m.g.LogKeep(first, size, d.cfg.LogBytes)
 	upTo = m.keepForSends(upTo, size)
-	if upTo = min(upTo, m.log.Mark().Commit); ok && upTo > first && d.saveHistory(m, upTo) {
+	if !ok {
+		return
+	}
+	m.writeCommit()
+	if upTo = min(upTo, m.written); upTo > first && d.saveHistory(m, upTo) {
 		m.compacting = true
 		d.disk.add(appendJob{m: m, compactTo: upTo})
 	}
