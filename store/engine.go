@@ -166,6 +166,7 @@ func (e *Engine) pebbleOptions(opts Options, mustExist bool) *pebble.Options {
 	if o.MemTableSize == 0 {
 		o.MemTableSize = defaultMemTableBytes
 	}
+	o.Experimental.CompactionScheduler = newCompactions()
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // most reads of new objects find nothing
 	}
