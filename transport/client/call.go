@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
-	"sync"
 	"time"
 
 	"github.com/ringfence/ringfence/actor"
@@ -37,16 +36,15 @@ type call struct {
 	err      error
 }
 
-// signals are channels with room for a token, of calls that are over.
-var signals = sync.Pool{New: func() any { return make(chan struct{}, 1) }}
-
 // newCall makes a call; shared if others than await wait for it.
 func newCall(r *ref, shared bool) *call {
 	c := &call{ref: r, shared: shared}
 	if shared {
 		c.finished = make(chan struct{})
+	} else if old, ok := r.client.signals.Get().(chan struct{}); ok {
+		c.finished = old
 	} else {
-		c.finished = signals.Get().(chan struct{})
+		c.finished = make(chan struct{}, 1)
 	}
 	return c
 }

@@ -29,6 +29,7 @@ type Client struct {
 	calls   atomic.Int64 // underway
 	streams atomic.Uint64
 	timers  [timerLists]timerList
+	signals sync.Pool // channels with room for a token, of calls that are over; the client's own, since some live in a test's bubble
 	closed  atomic.Bool
 
 	ctx    context.Context // ends with Close

@@ -67,7 +67,7 @@ func (c *call) await(ctx context.Context) {
 			<-c.finished
 		}
 	}
-	signals.Put(c.finished) // nobody sends any more: a call is completed once
+	c.ref.client.signals.Put(c.finished) // nobody sends any more: a call is completed once
 	c.finished = nil
 }
 

@@ -536,3 +536,10 @@ func TestRequestOutlivesGoAway(t *testing.T) {
 		}
 	})
 }
+
+// What calls leave behind for others to use again stays with their client: a test's bubble ends with all that was made in it.
+func TestClientsOfTwoBubbles(t *testing.T) {
+	for range 2 {
+		bubble(t, 1, func(t *testing.T, f *fakeCluster, c *Client) { adds(t, c.Object("T", "k"), 0, 20)() })
+	}
+}

@@ -25,6 +25,7 @@ func (c *Conn) GoAway() {
 	}
 	c.told = true
 	_ = c.gather(h, nil, false) // only a body could be refused
+	c.wakeWriter()              // also if the reader is at work, however long
 }
 
 // CloseAfterFlush ends the connection without losing what waits to be sent: nothing more is taken from now on, in either direction; once

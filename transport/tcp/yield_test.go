@@ -87,3 +87,26 @@ func TestYield(t *testing.T) {
 		t.Errorf("%d frames, %d goroutines ended", len(y.order), y.ended.Load())
 	}
 }
+
+// TestGoAwayDoesNotWaitForFrames: what the reader's handler sends waits until it is through; that the server stops is said at once.
+func TestGoAwayDoesNotWaitForFrames(t *testing.T) {
+	began, free := make(chan struct{}), make(chan struct{})
+	h := frameFunc(func(*Conn, transport.Header) { close(began); <-free })
+	addr, _, s := serveWith(t, ServerConfig{Handler: func(*Conn) Handler { return h }})
+	nc, br := shake(t, addr, transport.PurposeCalls)
+	if _, err := nc.Write(transport.AppendFrame(nil, transport.Header{Kind: transport.KindCall, ID: 1}, []byte("x"))); err != nil {
+		t.Fatal(err)
+	}
+	<-began
+	s.GoAway()
+	if got, _, err := transport.ReadFrame(br, func(transport.Kind) int { return transport.MaxCallBody }, nil); err != nil || got.Kind != transport.KindGoAway {
+		t.Errorf("%+v, %v", got, err)
+	}
+	close(free)
+}
+
+// frameFunc is a handler that hears of nothing but frames.
+type frameFunc func(c *Conn, h transport.Header)
+
+func (f frameFunc) Frame(c *Conn, h transport.Header, _ []byte) { f(c, h) }
+func (f frameFunc) Closed(*Conn, error)                         {}
