@@ -14,10 +14,14 @@ func alarmsWorkload() Workload {
 	l := Load{Callers: 256, Objects: 100_000, Window: normally, Timeout: 30 * second}
 	long, short := Options{Load: l}, Options{Load: l}
 	short.Objects, short.Window = 10_000, briefly
-	return Workload{Name: "alarms", Summary: "alarms: how fast they are set, how many run in a second, how late they are", Nodes: 3, Default: long, Short: short,
-		Text: "--objects objects set one alarm each, durably: that is the rate and the latency. Half of the alarms are due at one instant: how fast they run, and how late the last does. " +
-			"The others are due one after the other, evenly over --duration: how late they are when nothing is in their way. Lateness is from the due time to the beginning of the handler, by the clock of the owner. " +
-			"Each acknowledged alarm must run, never early, with the time that it was set to; none may run that was not set. The handler stores what it saw.",
+	return Workload{Name: "alarms", Summary: "alarms: how fast they are set, how many run in a second, how late they are",
+		Nodes: 3, Default: long, Short: short,
+		Text: "--objects objects set one alarm each, durably: that is the rate and the latency. Half of the alarms are due at one instant: " +
+			"how fast they run, and how late the last does. " +
+			"The others are due one after the other, evenly over --duration: how late they are when nothing is in their way. Lateness is from " +
+			"the due time to the beginning of the handler, by the clock of the owner. " +
+			"Each acknowledged alarm must run, never early, with the time that it was set to; none may run that was not set. The handler " +
+			"stores what it saw.",
 		run: runAlarms}
 }
 

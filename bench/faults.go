@@ -12,12 +12,15 @@ import (
 // witnessing is the load of the workloads that end nodes: every object always has two callers, so that what it costs them is seen.
 var witnessing = Load{Callers: 400, Objects: 200, Pinned: true, Reads: 0.2, Timeout: 60 * time.Second}
 
-const witnessText = " Callers keep to their objects, two to each; a fifth of the calls reads only memory. Every reply tells which activation it comes from, and its number: " +
-	"numbers that come twice or mix between activations, and replies older than one that came before the call was made, fail the run, as does an acknowledged event that is not counted afterwards."
+const witnessText = " Callers keep to their objects, two to each; a fifth of the calls reads only memory. Every reply tells which activation " +
+	"it comes from, and its number: " +
+	"numbers that come twice or mix between activations, and replies older than one that came before the call was made, fail the run, as does " +
+	"an acknowledged event that is not counted afterwards."
 
 func killWorkload() Workload {
 	return faulty("kill", "kill -9 of an owner under load: uniqueness, and the outage of its objects",
-		"The node that owns the most is killed a third of --duration after the beginning. Its objects are away until the first reply of a new activation of each. "+
+		"The node that owns the most is killed a third of --duration after the beginning. Its objects are away until the first reply of a new "+
+			"activation of each. "+
 			"A third later it is started again."+witnessText, Kill)
 }
 
@@ -52,7 +55,8 @@ func faulty(name, summary, text string, f Fault) Workload {
 // outageFigures are of the times that objects were away, ascending.
 func outageFigures(took []time.Duration) []Figure {
 	at := func(q float64) float64 { return ms(took[min(len(took)-1, int(q*float64(len(took))))]) }
-	return []Figure{{"objects of the node", float64(len(took)), ""}, {"outage p50", at(0.5), "ms"}, {"outage p99", at(0.99), "ms"}, {"outage, longest", at(1), "ms"}}
+	return []Figure{{"objects of the node", float64(len(took)), ""},
+		{"outage p50", at(0.5), "ms"}, {"outage p99", at(0.99), "ms"}, {"outage, longest", at(1), "ms"}}
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -60,7 +64,8 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 // figures are what the witnesses saw.
 func (w *witnesses) figures(r *Result) []Figure {
 	doubles, stale := w.unique()
-	return []Figure{{"failed calls", float64(r.errorCount()), ""}, {"double activations", float64(doubles), ""}, {"stale replies", float64(stale), ""}}
+	return []Figure{{"failed calls", float64(r.errorCount()), ""},
+		{"double activations", float64(doubles), ""}, {"stale replies", float64(stale), ""}}
 }
 
 // outage does one fault to the busiest node, waits until its objects are back, and then brings the node back. It returns how long each of
@@ -165,7 +170,8 @@ func rollingWorkload() Workload {
 	long.Window, long.Warmup = 15*second, 2*second
 	short.Window, short.Warmup = 6*second, second
 	return Workload{Name: "rolling", Summary: "rolling restart of all nodes under load", Nodes: 3, Faults: true, Default: long, Short: short,
-		Text: "A third of --duration after the beginning, each node in turn is stopped (SIGTERM) and started again, the next as soon as all see each other and every shard has an owner." + witnessText,
+		Text: "A third of --duration after the beginning, each node in turn is stopped (SIGTERM) and started again, the next as soon as all " +
+			"see each other and every shard has an owner." + witnessText,
 		run: func(ctx context.Context, e *Env, o Options) (*Result, error) {
 			w := newWitnesses(e.Cluster, o.Load)
 			var longest time.Duration
@@ -178,7 +184,8 @@ func rollingWorkload() Workload {
 			if err != nil {
 				return r, err
 			}
-			r.Figures = append(w.figures(r), Figure{"longest wait of a call", ms(time.Duration(r.Max) * time.Microsecond), "ms"}, Figure{"longest restart of a node", ms(longest), "ms"})
+			r.Figures = append(w.figures(r), Figure{"longest wait of a call", float64(r.Max) / 1000, "ms"},
+				Figure{"longest restart of a node", ms(longest), "ms"})
 			return r, nil
 		}}
 }

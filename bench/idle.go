@@ -15,10 +15,13 @@ func idleWorkload() Workload {
 	l := Load{Callers: 256, Objects: 1_000_000, Window: normally, Timeout: 30 * second}
 	long, short := Options{Load: l}, Options{Load: l}
 	short.Objects, short.Window = 100_000, briefly
-	return Workload{Name: "idle", Summary: "what activations that do nothing cost: memory of each, processor of the nodes", Nodes: 3, Alone: true, Metrics: true,
+	return Workload{Name: "idle", Summary: "what activations that do nothing cost: memory of each, processor of the nodes",
+		Nodes: 3, Alone: true, Metrics: true,
 		NodeEnv: []string{"GOGC=" + idleGC}, Default: long, Short: short,
-		Text: "--objects objects are activated by a call that touches no storage: that is the rate and the latency. The bytes of each are the growth of the nodes' heaps in use, from the collector's own figures, " +
-			"and of their resident memory, divided by the activations; 8 of them are the object's own. Then nobody calls for --duration: what the nodes use of a processor. " +
+		Text: "--objects objects are activated by a call that touches no storage: that is the rate and the latency. The bytes of each are the " +
+			"growth of the nodes' heaps in use, from the collector's own figures, " +
+			"and of their resident memory, divided by the activations; 8 of them are the object's own. Then nobody calls for --duration: what " +
+			"the nodes use of a processor. " +
 			"Nodes that are started for it run with GOGC=" + idleGC + ". Afterwards the nodes must count that many activations.",
 		run: runIdle}
 }
@@ -48,7 +51,8 @@ func runIdle(ctx context.Context, e *Env, o Options) (*Result, error) {
 	if int64(n) < r.Ops {
 		r.Check.Fail("%d activations are missing", r.Ops-int64(n))
 	}
-	r.Figures = []Figure{{"heap in use of an activation", (after.heap - before.heap) / n, "B"}, {"resident memory of an activation", (after.resident - before.resident) / n, "B"}}
+	r.Figures = []Figure{{"heap in use of an activation", (after.heap - before.heap) / n, "B"},
+		{"resident memory of an activation", (after.resident - before.resident) / n, "B"}}
 	if e.CPU == nil {
 		return r, nil
 	}

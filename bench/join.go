@@ -12,10 +12,13 @@ func joinWorkload() Workload {
 	l := Load{Callers: 256, Objects: 50_000, Payload: 1024, Reads: 0.75, Rate: 1000, Window: 15 * second, Warmup: 2 * second}
 	long, short := Options{Load: l}, Options{Load: l}
 	short.Objects, short.Window, short.Warmup = 10_000, 6*second, second
-	return Workload{Name: "join", Summary: "a node joins under load: what moves, how long it takes, what callers notice", Nodes: 3, Faults: true, Alone: true, Metrics: true,
+	return Workload{Name: "join", Summary: "a node joins under load: what moves, how long it takes, what callers notice",
+		Nodes: 3, Faults: true, Alone: true, Metrics: true,
 		Default: long, Short: short,
-		Text: "--objects states of --payload bytes are written; then, under an open loop of --rate calls a second, a node is added a third of --duration after the beginning. The cluster is balanced when nothing moves any more " +
-			"and every node owns at least half of its share, and at most five quarters. Bytes moved are those of snapshots, as the nodes count them; the least possible is the new node's share of the replicas of the keys and states. " + twinText,
+		Text: "--objects states of --payload bytes are written; then, under an open loop of --rate calls a second, a node is added a third of " +
+			"--duration after the beginning. The cluster is balanced when nothing moves any more " +
+			"and every node owns at least half of its share, and at most five quarters. Bytes moved are those of snapshots, as the nodes " +
+			"count them; the least possible is the new node's share of the replicas of the keys and states. " + twinText,
 		run: runJoin}
 }
 
@@ -172,7 +175,8 @@ func (j *joining) figures(r *Result) ([]Figure, error) {
 		{"objects with a new owner", 100 * float64(j.owners) / float64(j.shards), "%"},
 	}
 	if len(r.Phases) == 3 && r.Phases[0].P99 > 0 {
-		figures = append(figures, Figure{"p99 calm", float64(r.Phases[0].P99) / 1000, "ms"}, Figure{"p99 while it joins", float64(r.Phases[1].P99) / 1000, "ms"},
+		figures = append(figures, Figure{"p99 calm", float64(r.Phases[0].P99) / 1000, "ms"},
+			Figure{"p99 while it joins", float64(r.Phases[1].P99) / 1000, "ms"},
 			Figure{"p99 while it joins / calm", float64(r.Phases[1].P99) / float64(r.Phases[0].P99), ""})
 	}
 	return figures, nil

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,14 +27,15 @@ type Machine struct {
 	Platform   string    `json:"platform"`
 	CPU        string    `json:"cpu"` // model
 	CPUs       int       `json:"cpus"`
-	GOMAXPROCS int       `json:"gomaxprocs"` // of the callers' process
+	GOMAXPROCS int       `json:"gomaxprocs"`   // of the callers' process
+	Load       float64   `json:"load_average"` // over the minute before; above CPUs, the machine was busy with something else. 0: not known
 	Fsync      Fsync     `json:"fsync"`
 }
 
 // ThisMachine looks at the machine that it runs on, and measures the disk of a directory; an empty one stands for that of temporary files.
 func ThisMachine(dir string) (Machine, error) {
 	m := Machine{At: time.Now().UTC().Truncate(time.Second), Command: commandLine(), Version: node.Version, Go: runtime.Version(),
-		Platform: runtime.GOOS + "/" + runtime.GOARCH, CPU: cpuModel(), CPUs: runtime.NumCPU(), GOMAXPROCS: runtime.GOMAXPROCS(0)}
+		Platform: runtime.GOOS + "/" + runtime.GOARCH, CPU: cpuModel(), CPUs: runtime.NumCPU(), GOMAXPROCS: runtime.GOMAXPROCS(0), Load: loadAverage()}
 	m.Commit, m.Modified = commit()
 	var err error
 	if m.Fsync, err = measureFsync(dir); err != nil {
@@ -101,6 +103,20 @@ func git(args ...string) (string, error) {
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "git", args...).Output()
 	return strings.TrimSpace(string(out)), err
+}
+
+// loadAverage is how many tasks wanted to run, on average, in the last minute; 0 where Linux does not say.
+func loadAverage() (load float64) {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0
+	}
+	first, _, _ := strings.Cut(string(b), " ")
+	load, err = strconv.ParseFloat(first, 64)
+	if err != nil {
+		return 0
+	}
+	return load
 }
 
 // cpuModel is the name that Linux gives the first processor, elsewhere the architecture.

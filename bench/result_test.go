@@ -12,7 +12,7 @@ import (
 )
 
 var testMachine = Machine{At: time.Date(2026, 11, 25, 19, 0, 0, 0, time.UTC), Command: "ringfence bench counter", Version: "1.2.3", Commit: "0123456789abcdef", Go: "go1.26",
-	Platform: "linux/amd64", CPU: "Some CPU", CPUs: 2, GOMAXPROCS: 2, Fsync: Fsync{Dir: "d", Median: 850}}
+	Platform: "linux/amd64", CPU: "Some CPU", CPUs: 2, GOMAXPROCS: 2, Load: 1.25, Fsync: Fsync{Dir: "d", Median: 850}}
 
 func testResult(run int, rate float64) *Result {
 	return &Result{Machine: testMachine, System: "ringfence", Workload: "counter", Mode: "increment", Run: run, Nodes: 3,
@@ -36,7 +36,7 @@ func TestTableOfRuns(t *testing.T) {
 	wrong.Check.Fail("object 7 counts 3")
 	wrong.Errors = nil
 	want := `ringfence 1.2.3, commit 0123456789ab, go1.26, linux/amd64
-Some CPU: 2 CPUs, GOMAXPROCS 2; 4 KiB write and fdatasync 850µs (d)
+Some CPU: 2 CPUs, GOMAXPROCS 2, load average 1.25 before; 4 KiB write and fdatasync 850µs (d)
 2026-11-25T19:00:00Z: ringfence bench counter
 counter increment on ringfence: 256 callers, 1000 objects, warm-up 2s, 3 nodes started on this host
 
@@ -67,7 +67,7 @@ func TestTableOfWorkloads(t *testing.T) {
 	storm.Workload, storm.Mode, storm.Objects, storm.Rate, storm.Figures = "storm", "", 0, 50, nil
 	storm.Check.Fail("object 7 counts 3")
 	want := `ringfence 1.2.3, commit 0123456789ab, go1.26, linux/amd64
-Some CPU: 2 CPUs, GOMAXPROCS 2; 4 KiB write and fdatasync 850µs (d)
+Some CPU: 2 CPUs, GOMAXPROCS 2, load average 1.25 before; 4 KiB write and fdatasync 850µs (d)
 2026-11-25T19:00:00Z: ringfence bench counter
 
 workload           system              callers  objects  runs  ops/s  lowest-highest    p50      p99    max  CPU/op  errors  check

@@ -30,7 +30,8 @@ func WriteTable(w io.Writer, results []*Result) error {
 
 func writeMachine(b *strings.Builder, r *Result) {
 	fmt.Fprintf(b, "ringfence %s, %s, %s, %s\n", r.Version, r.commitText(), r.Go, r.Platform)
-	fmt.Fprintf(b, "%s: %d CPUs, GOMAXPROCS %d; 4 KiB write and fdatasync %v (%s)\n", r.CPU, r.CPUs, r.GOMAXPROCS, r.Fsync.Median, r.Fsync.Dir)
+	fmt.Fprintf(b, "%s: %d CPUs, GOMAXPROCS %d, load average %s before; 4 KiB write and fdatasync %v (%s)\n",
+		r.CPU, r.CPUs, r.GOMAXPROCS, number(r.Load), r.Fsync.Median, r.Fsync.Dir)
 	fmt.Fprintf(b, "%s: %s\n", r.At.Format(time.RFC3339), r.Command)
 }
 

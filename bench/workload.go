@@ -35,7 +35,8 @@ type Workload struct {
 
 // Workloads are all, in the order in which they are run.
 func Workloads() []Workload {
-	return []Workload{hotWorkload(), spreadWorkload(), loneWorkload(), twinWorkload(), twinWritesWorkload(), readWorkload(), echoWorkload(), stormWorkload(), singleWorkload(),
+	return []Workload{hotWorkload(), spreadWorkload(), loneWorkload(), twinWorkload(), twinWritesWorkload(), readWorkload(), echoWorkload(),
+		stormWorkload(), singleWorkload(),
 		alarmsWorkload(), killWorkload(), pauseWorkload(), rollingWorkload(), joinWorkload(), idleWorkload()}
 }
 
@@ -130,40 +131,49 @@ func NewCounterWorkload(class string, mode Mode) Workload {
 const addUp = "Afterwards each counter is read and compared with what its callers were told."
 
 func hotWorkload() Workload {
-	return counting("hot", "durable increments of one object", "All callers increment one counter: how fast one object is. "+addUp, Increment, Load{Callers: 256, Objects: 1})
+	return counting("hot", "durable increments of one object", "All callers increment one counter: how fast one object is. "+addUp,
+		Increment, Load{Callers: 256, Objects: 1})
 }
 
 func spreadWorkload() Workload {
-	return counting("spread", "durable increments of 1,000 objects", "Callers increment counters that they choose at random. "+addUp, Increment, Load{Callers: 256, Objects: 1000})
+	return counting("spread", "durable increments of 1,000 objects", "Callers increment counters that they choose at random. "+addUp,
+		Increment, Load{Callers: 256, Objects: 1000})
 }
 
 func loneWorkload() Workload {
-	return counting("lone", "durable increments of one object by one caller", "One caller increments one counter: what a durable write takes when nobody else is there. "+addUp,
+	return counting("lone", "durable increments of one object by one caller",
+		"One caller increments one counter: what a durable write takes when nobody else is there. "+addUp,
 		Increment, Load{Callers: 1, Objects: 1})
 }
 
 func readWorkload() Workload {
-	return counting("read", "reads of a stored value", "Callers read counters that were written before. Each reply must be what was stored.", Get, Load{Callers: 256, Objects: 1000})
+	return counting("read", "reads of a stored value", "Callers read counters that were written before. Each reply must be what was stored.",
+		Get, Load{Callers: 256, Objects: 1000})
 }
 
 func echoWorkload() Workload {
-	return counting("echo", "calls that touch no storage", "Callers send 64 bytes and get them back. The owner holds a lease when it answers, but nothing is read or written. Each reply must be what was sent.",
+	return counting("echo", "calls that touch no storage",
+		"Callers send 64 bytes and get them back. The owner holds a lease when it answers, but nothing is read or written. "+
+			"Each reply must be what was sent.",
 		Echo, Load{Callers: 256, Objects: 1000, Payload: 64})
 }
 
 func stormWorkload() Workload {
 	return counting("storm", "activations: each call a durable increment of a new object",
-		"Every call goes to an object that was never called before, activates it and is durable. Each new counter must answer 1; afterwards up to 100,000 of them are read back.",
+		"Every call goes to an object that was never called before, activates it and is durable. Each new counter must answer 1; afterwards "+
+			"up to 100,000 of them are read back.",
 		Increment, Load{Callers: 256, Objects: 1, Fresh: true})
 }
 
-const twinText = "Objects have a state of --payload bytes, which a write replaces and a read returns. Each object is written once before. Each reply must be a state that was written to its object; " +
+const twinText = "Objects have a state of --payload bytes, which a write replaces and a read returns. Each object is written once before. " +
+	"Each reply must be a state that was written to its object; " +
 	"afterwards the states' versions are compared with what callers were told."
 
 func openTwins(ctx context.Context, c Objects, l Load) (Target, error) { return newTwins(ctx, c, l) }
 
 func twinWorkload() Workload {
-	return steady("twin", "digital twins of 550 bytes, 75 % reads and 25 % writes", twinText, Load{Callers: 256, Objects: 1000, Reads: 0.75, Payload: 550}, openTwins)
+	return steady("twin", "digital twins of 550 bytes, 75 % reads and 25 % writes", twinText,
+		Load{Callers: 256, Objects: 1000, Reads: 0.75, Payload: 550}, openTwins)
 }
 
 func twinWritesWorkload() Workload {
