@@ -256,7 +256,8 @@ func (m *mover) run(ctx context.Context) {
 	}
 }
 
-// passSystem hands the system shard on if the ring wants this node without it.
+// passSystem hands the system shard on if the ring wants this node without it: because it leaves, or because fewer voters are enough and
+// it took over when its replica was to go already.
 func (m *mover) passSystem(ctx context.Context) {
 	r, d := m.n.ring.Load(), m.n.driver.Load()
 	if r == nil || d == nil {
@@ -265,7 +266,9 @@ func (m *mover) passSystem(ctx context.Context) {
 	me, _ := r.Member(m.n.id)
 	a, _ := r.Group(ring.SystemGroup)
 	to := a.Replicas[0].Node
-	if h, ok := d.Hint(ring.SystemGroup); !ok || !h.Self || !h.Open || me.State.Stays() || to == m.n.id {
+	rep, _ := a.On(m.n.id)
+	stays := me.State.Stays() && rep.Role != ring.Outgoing
+	if h, ok := d.Hint(ring.SystemGroup); !ok || !h.Self || !h.Open || stays || to == m.n.id {
 		return
 	}
 	if able, err := d.Successors(ctx, ring.SystemGroup); err != nil || !slices.Contains(able, to) {

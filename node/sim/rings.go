@@ -332,7 +332,7 @@ func (n *node) giveBack() {
 			continue
 		}
 		able := r.g.Filled()
-		if m, _ := n.ring.Member(n.name); g == 0 && m.State.Stays() {
+		if m, _ := n.ring.Member(n.name); g == 0 && m.State.Stays() && me.Role != ring.Outgoing {
 			continue // the system shard stays where it is
 		}
 		if !slices.Contains(able, to.ID) {
