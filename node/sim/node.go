@@ -154,7 +154,7 @@ func (n *node) open(group int, img *image, fresh bool) *rep {
 		Holder:  store.Holder{Replica: replicaID(r.rid), Node: n.name, Boot: n.boot},
 		Storage: img, Applied: img.applied, Fence: img.fence, Timing: timing, Logger: raftLogger,
 		Epoch: epoch, Clock: n.w.clock, Now: n.clock(), Fresh: fresh, Abstain: img.regressed && !mutant.has(noWatermark),
-		Preferred: n.prefers(group), Limits: n.w.limits(),
+		Preferred: n.prefers(group),
 	})
 	if err != nil {
 		panic(err)
@@ -359,12 +359,3 @@ func (r *rep) handOver(to uint64) {
 
 // owns reports whether the replica's node holds an open token of its group.
 func (r *rep) owns() bool { return r.own.serve != nil || r.n.seq != nil && r.n.seq.r == r }
-
-// limits lets entries gather behind the one in flight, as nodes do, with one seed in three. With the others any batch may follow at once: a
-// pipeline, in which one may be lost and the next arrive, is what the fence's sequence numbers are for.
-func (w *world) limits() replica.Limits {
-	if w.cfg.Seed%3 == 0 {
-		return replica.Limits{}
-	}
-	return replica.Limits{Gather: 1}
-}

@@ -45,14 +45,12 @@ type Limits struct {
 	Queue    int // batches that wait to be proposed; more is ErrBusy. Default 32 MiB.
 	InFlight int // proposed and not yet applied; the proposer waits above it. Default 16 MiB.
 	Entry    int // batches are gathered into one entry up to this size. Default 512 KiB.
-	Gather   int // less than this waits while an entry is in flight. Default 64 KiB.
 }
 
 func (l *Limits) fill() {
 	setDefault(&l.Queue, 32<<20)
 	setDefault(&l.InFlight, 16<<20)
 	setDefault(&l.Entry, 512<<10)
-	setDefault(&l.Gather, 64<<10)
 }
 
 func setDefault(v *int, d int) {

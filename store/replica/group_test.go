@@ -3,7 +3,6 @@ package replica
 import (
 	"fmt"
 	"log/slog"
-	"strings"
 	"testing"
 	"time"
 
@@ -308,52 +307,4 @@ func TestGroupDoesNotSkipWhatItDoesNotKnow(t *testing.T) {
 			t.Errorf("replica %d has applied up to %d; the entry at %d is not known", id, g.Applied(), before+1)
 		}
 	}
-}
-
-// TestBatchesGatherBehindTheEntryInFlight: a lone batch leaves at once; what comes while an entry is in flight goes into the next, unless it is much.
-func TestBatchesGatherBehindTheEntryInFlight(t *testing.T) {
-	c := newTrio(t)
-	g := c.g[1]
-	g.Campaign()
-	c.pump()
-	c.want(1, "opened; ")
-	token, _ := g.LeaseUntil()
-	commit := func(size int) (proposed int) {
-		t.Helper()
-		if err := g.Commit(token, put("k", strings.Repeat("x", size))); err != nil {
-			t.Fatal(err)
-		}
-		o := g.Ready()
-		c.act(1, o)
-		return o.Proposed
-	}
-	if n := commit(10); n != 1 {
-		t.Errorf("the first: %d entries", n)
-	}
-	for range 3 {
-		if n := commit(10); n != 0 {
-			t.Errorf("behind one in flight: %d entries", n)
-		}
-	}
-	last := c.last(1)
-	c.pump()
-	c.want(1, "applied 1; applied 4; ")
-	if more := c.last(1) - last; more != 1 {
-		t.Errorf("three batches made %d entries", more)
-	}
-	for i, want := range []int{1, 0, 1, 0} {
-		if n := commit(g.cfg.Limits.Gather/2 + 1); n != want {
-			t.Errorf("large batch %d: %d entries, want %d", i, n, want)
-		}
-	}
-	c.pump()
-	c.want(1, "applied 7; applied 8; ")
-}
-
-func (c *trio) last(id uint64) uint64 {
-	i, err := c.disk[id].LastIndex()
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return i
 }

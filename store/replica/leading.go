@@ -151,14 +151,7 @@ func (g *Group) canPropose() bool {
 	if l.state == none {
 		return g.mayAcquire()
 	}
-	return l.state == open && g.mayPropose()
-}
-
-// mayPropose reports whether an entry may be made of what waits. While one is in flight the next one gathers, until the first is applied or
-// enough has come: it could not take effect earlier anyway, and costs all replicas the same however many batches are in it.
-func (g *Group) mayPropose() bool {
-	l := g.lead
-	return len(l.queue) > 0 && (l.inFlight == 0 || l.queued >= g.cfg.Limits.Gather && l.inFlight < g.cfg.Limits.InFlight)
+	return l.state == open && len(l.queue) > 0 && l.inFlight < g.cfg.Limits.InFlight
 }
 
 func (g *Group) mayAcquire() bool {
@@ -180,7 +173,7 @@ func (g *Group) propose() {
 		})) // dropped: asked again after a heartbeat
 		return
 	}
-	for l.state == open && g.mayPropose() {
+	for l.state == open && len(l.queue) > 0 && l.inFlight < g.cfg.Limits.InFlight {
 		g.proposeEntry()
 	}
 }
