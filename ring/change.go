@@ -14,9 +14,16 @@ func (r *Ring) Admit(m Member) (*Ring, error) {
 	if _, ok := r.Member(m.ID); ok {
 		return r.Update(m)
 	}
-	if len(r.members)+1 > max(1, len(r.shards)/2) {
+	// Who is on its way out does not count: it may be waiting for nothing but this node to take its replicas.
+	stay := 1
+	for _, o := range r.members {
+		if o.State.Stays() {
+			stay++
+		}
+	}
+	if stay > max(1, len(r.shards)/2) {
 		return nil, fmt.Errorf("node %s cannot be admitted: %d members are too many for %d shards, which take at most half as many; the number of shards is fixed when a cluster is created",
-			m.ID, len(r.members)+1, len(r.shards))
+			m.ID, stay, len(r.shards))
 	}
 	n := r.clone()
 	m.State = Joining
