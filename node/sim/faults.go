@@ -505,7 +505,7 @@ func (w *world) beCalm() {
 		if n.paused {
 			n.resume()
 		}
-		if n.disk.lost { // somebody looks after it at last
+		if n.disk.lost || n.disk.inLog < n.disk.inFile { // found so, or by its next process: somebody looks after it at last
 			if n.up {
 				n.crash()
 			}

@@ -33,6 +33,7 @@ type node struct {
 	reps      []*rep      // by group; nil where it has none
 	seq       *sequencing // while it owns the system shard
 	wanted    []bool      // by shard's group: a ring has just given it another preferred owner
+	fit       []int       // by group: beats in which its preferred owner could have taken it
 	tombs     []uint64    // by group: replicas below have been here and are gone; on disk
 	seen      []view      // by group: what its store said last
 	alarms    *host.Alarms
@@ -99,7 +100,7 @@ func newNode(w *world, id int) *node {
 
 // forget drops what is known of a disk that is gone.
 func (n *node) forget() {
-	n.wanted, n.tombs = make([]bool, n.w.groups), make([]uint64, n.w.groups)
+	n.wanted, n.fit, n.tombs = make([]bool, n.w.groups), make([]int, n.w.groups), make([]uint64, n.w.groups)
 	n.seen, n.synced = make([]view, n.w.groups), make([]view, n.w.groups)
 }
 

@@ -317,6 +317,9 @@ func (n *node) fetchRing() {
 	w.after(2*w.callDelay(), func() { n.do(inc, func() { n.adopt(r) }) })
 }
 
+// fitBeats is after how many beats, some three seconds, a group goes to a preferred node that could have taken it all the time.
+const fitBeats = 12
+
 // giveBack hands groups that this node owns to whom the ring prefers: at once if a ring has just said so, else now and then. Who is to leave its
 // group hands it to anybody.
 func (n *node) giveBack() {
@@ -340,10 +343,10 @@ func (n *node) giveBack() {
 				continue
 			}
 			to.ID = able[n.w.pick(len(able))]
-		} else if !n.wanted[g] && !n.w.chance(0.1) {
+		} else if n.fit[g]++; !n.wanted[g] && !n.w.chance(0.1) && n.fit[g] <= fitBeats {
 			continue
 		}
-		n.wanted[g] = false
+		n.wanted[g], n.fit[g] = false, 0
 		n.w.trace("give back", r.rid, uint64(to.ID), 0)
 		r.handOver(uint64(to.ID))
 		n.drain(r)
