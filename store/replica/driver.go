@@ -61,6 +61,8 @@ type Driver struct {
 	out     []outgoing
 	epoch   ring.Epoch
 	ticks   int
+	busy    int  // at which of them something was written last
+	led     bool // all groups had leaders at the last one
 	stay    bool // see Stay
 
 	hints     sync.Map // GroupID → *atomic.Pointer[Hint]
@@ -223,7 +225,8 @@ func (d *Driver) Stats() Stats {
 // Run steps the groups until ctx ends; then every lease is over, and what was submitted may or may not take effect.
 func (d *Driver) Run(ctx context.Context) error {
 	stopDisk := d.disk.start()
-	ticker := time.NewTicker(d.cfg.Timing.Tick)
+	period := d.cfg.Timing.Tick
+	ticker := time.NewTicker(period)
 	defer ticker.Stop()
 	last := time.Now()
 	var spare work
@@ -242,7 +245,23 @@ func (d *Driver) Run(ctx context.Context) error {
 			ticks = d.ticksSince(&last, now)
 		}
 		spare = d.round(spare, ticks)
+		if p := d.period(); ticks > 0 && p != period {
+			period = p
+			ticker.Reset(p)
+		}
 	}
+}
+
+// restTicks is after how many ticks in which nothing was written the driver rests, if all groups have leaders.
+const restTicks = 20
+
+// period is how often the driver wakes by itself. While it rests, two ticks are done in one go: they come on time for heartbeats, which leave with
+// every second tick, and a silent leader is noticed half a period later at most.
+func (d *Driver) period() time.Duration {
+	if d.ticks-d.busy > restTicks && d.led {
+		return 2 * d.cfg.Timing.Tick
+	}
+	return d.cfg.Timing.Tick
 }
 
 // ticksSince is 1 or, after a delay, 2: a burst of ticks after a pause would make followers campaign though the leader is there.
@@ -274,6 +293,9 @@ func (d *Driver) round(spare work, ticks int) work {
 	}
 	for _, s := range w.submissions {
 		d.submit(s)
+	}
+	if len(w.submissions) > 0 || len(w.appended) > 0 {
+		d.busy = d.ticks
 	}
 	for range ticks {
 		d.tick(now)
@@ -351,8 +373,10 @@ func (d *Driver) submit(s submission) {
 
 func (d *Driver) tick(now time.Duration) {
 	d.ticks++
+	d.led = true
 	for _, m := range d.order {
 		m.guard(func() { m.g.Tick(now) })
+		d.led = d.led && (m.halted || m.g.Leader() != 0)
 		m.sendNotices()
 		if !m.halted && m.g.HasReady() {
 			d.mark(m)

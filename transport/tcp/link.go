@@ -52,10 +52,10 @@ func NewLink(cfg LinkConfig) *Link {
 // Conn is the connection while the link is up, else nil.
 func (l *Link) Conn() *Conn { return l.conn.Load() }
 
-// TrySend sends a frame if the link is up and has room.
-func (l *Link) TrySend(h transport.Header, encode func([]byte) []byte) bool {
+// TrySendNow sends a frame if the link is up and has room; see [Conn.TrySendNow].
+func (l *Link) TrySendNow(h transport.Header, encode func([]byte) []byte) bool {
 	c := l.conn.Load()
-	return c != nil && c.TrySend(h, encode)
+	return c != nil && c.TrySendNow(h, encode)
 }
 
 // Kick makes a link that is down try again now.

@@ -78,7 +78,7 @@ func TestLinkFollowsItsPeer(t *testing.T) {
 	l := NewLink(LinkConfig{Addr: func() string { return addr.Load().(string) }, Hello: func() transport.Hello { return transport.Hello{Purpose: transport.PurposeRaft} },
 		Dial: DialOptions{Handler: &echo{}}, Up: func(up bool) { ups <- up }})
 	defer l.Close()
-	if l.TrySend(transport.Header{Kind: transport.KindRaft}, nil) {
+	if l.TrySendNow(transport.Header{Kind: transport.KindRaft}, nil) {
 		t.Fatal("sent to nowhere")
 	}
 	for range 3 {
@@ -88,7 +88,7 @@ func TestLinkFollowsItsPeer(t *testing.T) {
 		if !<-ups {
 			t.Fatal("down before it was up")
 		}
-		if l.Conn().RemoteAddr().String() != a || !l.TrySend(transport.Header{Kind: transport.KindRaft}, nil) {
+		if l.Conn().RemoteAddr().String() != a || !l.TrySendNow(transport.Header{Kind: transport.KindRaft}, nil) {
 			t.Fatalf("connected to %s, not to %s", l.Conn().RemoteAddr(), a)
 		}
 		eventually(t, "the frame", func() bool { return h.frames.Load() == 1 })

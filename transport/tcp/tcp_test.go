@@ -388,7 +388,7 @@ func TestLinkComesBack(t *testing.T) {
 	if <-ups {
 		t.Fatal("up twice")
 	}
-	if l.TrySend(transport.Header{Kind: transport.KindRaft}, nil) {
+	if l.TrySendNow(transport.Header{Kind: transport.KindRaft}, nil) {
 		t.Fatal("sent without a connection")
 	}
 	// The link's own tries, or another process, may have the port for a moment.
@@ -401,7 +401,7 @@ func TestLinkComesBack(t *testing.T) {
 		t.Fatal("down twice")
 	}
 	before := h.frames.Load()
-	if !l.TrySend(transport.Header{Kind: transport.KindRaft}, nil) {
+	if !l.TrySendNow(transport.Header{Kind: transport.KindRaft}, nil) {
 		t.Fatal("not sent")
 	}
 	eventually(t, "the frame", func() bool { return h.frames.Load() > before })
