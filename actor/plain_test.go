@@ -20,7 +20,7 @@ var errCommon = errors.New("of the method")
 
 func (c *common) note(ctx context.Context, arg any) error {
 	c.calls = append(c.calls, fmt.Sprintf("%T %v", arg, arg))
-	if ctx.Value("fail") != nil {
+	if ctx.Value(failing{}) != nil {
 		return errCommon
 	}
 	return nil
@@ -107,7 +107,7 @@ func TestPlainCallsAreTheSame(t *testing.T) {
 		}
 		general := *m
 		general.plain = plain{}
-		for _, ctx := range []context.Context{t.Context(), context.WithValue(t.Context(), "fail", true)} {
+		for _, ctx := range []context.Context{t.Context(), context.WithValue(t.Context(), failing{}, true)} {
 			for _, s := range args {
 				if got, want := run(ctx, m, s), run(ctx, &general, s); got != want {
 					t.Errorf("%s of % .40x (%d): %.300s\nby reflection: %.300s", name, s.b, s.e, got, want)
@@ -158,3 +158,6 @@ func FuzzReadInto(f *testing.F) {
 		}
 	})
 }
+
+// failing is a context's key: methods are to fail.
+type failing struct{}

@@ -48,36 +48,39 @@ func (p *Profile) fill() {
 }
 
 // Profiles direct the faults of a run, by name. Mutants and seeds of the corpus name the one that they need; the general mix has none.
-var Profiles = map[string]Profile{}
+var Profiles = byName(lateAnswers, lateCalls, lateReads, quickRestarts, lateMessages, cutOwners, moving, copying, tails, upgrading)
 
-func profile(p Profile) Profile {
-	Profiles[p.Name] = p
-	return p
+func byName(ps ...Profile) map[string]Profile {
+	all := make(map[string]Profile, len(ps))
+	for _, p := range ps {
+		all[p.Name] = p
+	}
+	return all
 }
 
 var (
 	// lateAnswers are faults that let an owner believe that it heard from a majority a moment ago, though that was long ago.
-	lateAnswers = profile(Profile{Name: "late-answers", Lease: "quorum", Nodes: 3, Only: set(cutEcho, wrongHint), FaultEvery: 3 * time.Second,
-		Think: 20 * time.Millisecond, Clients: 10, Timeout: 800 * time.Millisecond})
+	lateAnswers = Profile{Name: "late-answers", Lease: "quorum", Nodes: 3, Only: set(cutEcho, wrongHint), FaultEvery: 3 * time.Second,
+		Think: 20 * time.Millisecond, Clients: 10, Timeout: 800 * time.Millisecond}
 
-	lateCalls     = profile(clockLease("late-calls", lateCall))
-	lateReads     = profile(manyReads(lateCalls))
-	quickRestarts = profile(manyReads(clockLease("quick-restarts", quickRestart)))
-	lateMessages  = profile(anySize(clockLease("late-messages", cutOne, cutOneWay, cutLink, cutEcho, delay, reorder, rawTransfer, clockRate)))
-	cutOwners     = profile(clockLease("cuts-and-transfers", rawTransfer, handOver, cutOne, cutOneWay, cutEcho, delay))
+	lateCalls     = clockLease("late-calls", lateCall)
+	lateReads     = manyReads(lateCalls)
+	quickRestarts = manyReads(clockLease("quick-restarts", quickRestart))
+	lateMessages  = anySize(clockLease("late-messages", cutOne, cutOneWay, cutLink, cutEcho, delay, reorder, rawTransfer, clockRate))
+	cutOwners     = clockLease("cuts-and-transfers", rawTransfer, handOver, cutOne, cutOneWay, cutEcho, delay)
 
 	// moving moves replicas while leaders change and rings come late.
-	moving = profile(Profile{Name: "moving", Only: set(joinNode, leaveNode, wipe, rawTransfer, wrongHint, cutOne, cutOneWay, crash, delay, reorder),
-		FaultEvery: 500 * time.Millisecond})
+	moving = Profile{Name: "moving", Only: set(joinNode, leaveNode, wipe, rawTransfer, wrongHint, cutOne, cutOneWay, crash, delay, reorder),
+		FaultEvery: 500 * time.Millisecond}
 
-	// copies runs copies of directories, in small clusters.
-	copying = profile(Profile{Name: "copies", Nodes: 3, Only: set(cloneDisk, cutOne, cutOneWay, rawTransfer, delay), FaultEvery: 400 * time.Millisecond})
+	// copying runs copies of directories, in small clusters.
+	copying = Profile{Name: "copies", Nodes: 3, Only: set(cloneDisk, cutOne, cutOneWay, rawTransfer, delay), FaultEvery: 400 * time.Millisecond}
 
 	// tails loses the ends of logs, and makes leaders change.
-	tails = profile(Profile{Name: "tails", Nodes: 3, Only: set(lostTail, rawTransfer, cutOne, crash, powerLoss), FaultEvery: 500 * time.Millisecond, Think: 10 * time.Millisecond})
+	tails = Profile{Name: "tails", Nodes: 3, Only: set(lostTail, rawTransfer, cutOne, crash, powerLoss), FaultEvery: 500 * time.Millisecond, Think: 10 * time.Millisecond}
 
 	// upgrading restarts processes of two versions, over and over.
-	upgrading = profile(Profile{Name: "upgrading", Only: set(mixedVersions, drainNode, crash, wipe), FaultEvery: 700 * time.Millisecond})
+	upgrading = Profile{Name: "upgrading", Only: set(mixedVersions, drainNode, crash, wipe), FaultEvery: 700 * time.Millisecond}
 )
 
 // clockLease directs faults at leases that rest on promises: owners cut off right after something that ends the lease, calls that find
