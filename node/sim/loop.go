@@ -199,6 +199,12 @@ func (n *node) applyOne() {
 	} else {
 		n.disk.write(diskOp{group: r.group, task: t.task})
 	}
+	if t.task.Conf != nil {
+		if !n.effect() {
+			return
+		}
+		n.disk.sync(n.disk.end())
+	}
 	n.w.trace("apply", r.rid, t.task.Index, n.disk.cur[r.group].sum)
 	n.w.checkImage(n, r.group)
 	if !n.effect() {

@@ -626,17 +626,20 @@ func (d *Driver) flushOne(o *outgoing) {
 	}
 }
 
-// apply stores the gathered Apply tasks in one unsynced batch. Their log entries are synced already, and in the same WAL before.
+// apply stores the gathered Apply tasks in one batch, unsynced unless a configuration changes: their log entries are synced already, and in the
+// same WAL before.
 func (d *Driver) apply() {
 	if len(d.applies) == 0 {
 		return
 	}
+	sync := false
 	for _, a := range d.applies {
+		sync = sync || a.t.Conf != nil
 		if err := a.m.state.StageApply(d.batch, a.t); err != nil {
 			d.cfg.Engine.Fatal(fmt.Errorf("%s: applying up to %d: %w", a.m.id, a.t.Index, err))
 		}
 	}
-	if err := d.batch.Commit(false); err != nil {
+	if err := d.batch.Commit(sync); err != nil {
 		d.cfg.Engine.Fatal(fmt.Errorf("applying: %w", err))
 	}
 	now := d.now()

@@ -127,7 +127,7 @@ type ApplyTask struct {
 //   - Send may leave at once.
 //   - Append tasks (Raft's MsgStorageAppend) are made durable in order, across Outputs; then Group.AppendDone. The responses
 //     in them leave only after that. A task without responses need not be synced.
-//   - Apply tasks are stored in order, across Outputs; then Group.ApplyDone. An Append task with a snapshot is stored only after
+//   - Apply tasks are stored in order, across Outputs; then Group.ApplyDone. One with a configuration is synced before that. An Append task with a snapshot is stored only after
 //     the Apply tasks of earlier Outputs: they are older than it, and stored over it they would take the state back.
 type Output struct {
 	Lost   []Event
@@ -167,6 +167,10 @@ type Group struct {
 	promise  promiser
 	declines bool // to lead: see Decline
 
+	commit   uint64 // as Raft last told it
+	lastConf uint64 // the last change of the configuration in the log; as far as that was there at the start, any of its entries may be one
+	answers  []Ping // held, see answerOrHold
+
 	out      Output  // given away by Ready
 	lost     []Event // to be given away next
 	events   []Event
@@ -205,7 +209,10 @@ func NewGroup(cfg GroupConfig) (*Group, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.Group, err)
 	}
-	g := &Group{cfg: cfg, rn: rn, fence: cfg.Fence, applied: cfg.Applied, conf: conf, epoch: cfg.Epoch, term: hs.GetTerm(), now: cfg.Now}
+	g := &Group{cfg: cfg, rn: rn, fence: cfg.Fence, applied: cfg.Applied, conf: conf, epoch: cfg.Epoch, term: hs.GetTerm(), commit: hs.GetCommit(), now: cfg.Now}
+	if g.lastConf, err = cfg.Storage.LastIndex(); err != nil {
+		return nil, fmt.Errorf("%s: %w", cfg.Group, err)
+	}
 	if !cfg.Fresh && !mutForgetsPromises() {
 		g.promise.quiet = cfg.Now + cfg.Timing.Promise
 	}
@@ -363,6 +370,7 @@ func (g *Group) ApplyDone(now time.Duration, t *ApplyTask) {
 	g.now = now
 	g.applied = t.Index
 	_ = g.rn.Step(t.done)
+	g.releaseAnswers()
 	l := g.lead
 	if l == nil {
 		return
@@ -397,7 +405,9 @@ func (g *Group) Ready() *Output {
 	}
 	g.out.Lost = append(g.out.Lost, g.lost...)
 	g.out.Events = append(g.out.Events, g.events...)
-	g.out.Pings = append(g.out.Pings, g.pings...)
+	for _, p := range g.pings {
+		g.answerOrHold(p)
+	}
 	g.lost, g.events, g.pings = g.lost[:0], g.events[:0], g.pings[:0]
 	g.out.Proposed, g.proposed = g.proposed, 0
 	return &g.out
@@ -405,7 +415,7 @@ func (g *Group) Ready() *Output {
 
 func (g *Group) take(rd raft.Ready) {
 	if rd.HardState != nil && !raft.IsEmptyHardState(rd.HardState) {
-		g.term = rd.HardState.GetTerm()
+		g.term, g.commit = rd.HardState.GetTerm(), rd.HardState.GetCommit()
 	}
 	if rd.SoftState != nil {
 		g.leader = ring.ReplicaID(rd.SoftState.Lead)
@@ -418,6 +428,11 @@ func (g *Group) take(rd raft.Ready) {
 		switch m.GetTo() {
 		case raft.LocalAppendThread:
 			g.out.Append = append(g.out.Append, m)
+			for _, e := range m.GetEntries() {
+				if e.GetType() != raftpb.EntryNormal {
+					g.lastConf = e.GetIndex()
+				}
+			}
 		case raft.LocalApplyThread:
 			g.out.Apply = append(g.out.Apply, g.decide(m))
 		default:

@@ -52,9 +52,9 @@ func (g *Group) learnCommitted(p Ping) {
 	_ = g.rn.ForgetLeader()
 }
 
-// settled reports whether a majority of the voters has heard that the last change of the configuration is committed: they could go on by
+// settled reports whether a majority of the voters has applied the last change of the configuration, for good: they could go on by
 // themselves, and replicas that the change put out are needed no more. Who answers a request for a promise has had the heartbeat that
-// went before it.
+// went before it, and has applied the change of which that told (answerOrHold).
 func (g *Group) settled() bool {
 	l := g.lead
 	if l.confIndex == 0 {
@@ -62,7 +62,7 @@ func (g *Group) settled() bool {
 	}
 	n := 0
 	for _, v := range g.conf.GetVoters() {
-		if v == uint64(g.cfg.Holder.Replica) || l.acked[ring.ReplicaID(v)] > l.confAsked && g.has(v, l.confIndex) {
+		if v == uint64(g.cfg.Holder.Replica) && g.applied >= l.confIndex || l.acked[ring.ReplicaID(v)] > l.confAsked && g.has(v, l.confIndex) {
 			n++
 		}
 	}
@@ -75,4 +75,28 @@ func (g *Group) has(id, index uint64) (ok bool) {
 		ok = ok || r == id && pr.Match >= index
 	})
 	return ok
+}
+
+// answersMost bounds the answers that wait: there is one asker in a term.
+const answersMost = 8
+
+// answerOrHold lets a ping leave, unless it answers a request for a promise and this replica has not applied a change of the configuration which it
+// knows to be committed. The leader takes the answer as word of that (settled), and then lets go of who is out of the group. But that an
+// entry is committed is forgotten when the power fails, and what is applied of a change is not (Output): a majority that had only heard of it
+// would count the old voters again, one of whom is gone. The simulation found that, with one more disk lost and the power of all others.
+func (g *Group) answerOrHold(p Ping) {
+	if p.Kind != PingPromise && p.Kind != PingDecline || g.lastConf <= g.applied || g.commit < g.lastConf {
+		g.out.Pings = append(g.out.Pings, p)
+		return
+	}
+	if len(g.answers) == answersMost {
+		g.answers = append(g.answers[:0], g.answers[1:]...)
+	}
+	g.answers = append(g.answers, p)
+}
+
+// releaseAnswers is called when more is applied.
+func (g *Group) releaseAnswers() {
+	g.pings = append(g.pings, g.answers...)
+	g.answers = g.answers[:0]
 }

@@ -51,3 +51,41 @@ func TestOutOfTheGroupTellsWhatIsCommitted(t *testing.T) {
 		t.Fatal("a member said that it is out")
 	}
 }
+
+// TestAnswerWaitsForAChangeToBeApplied: who knows that a change of the configuration is committed, and has not applied it, answers no request for a
+// promise until it has: the leader would take the answer as word that it will not be forgotten.
+func TestAnswerWaitsForAChangeToBeApplied(t *testing.T) {
+	c := led(t)
+	c.pump()
+	g, ask := c.g[2], uint64(1000)
+	answers := func() (n int) {
+		for _, p := range g.Ready().Pings {
+			if p.Kind == PingPromise && p.Number == ask {
+				n++
+			}
+		}
+		return n
+	}
+	request := func() {
+		ask++
+		g.Ping(c.now, Ping{From: 1, To: 2, Term: g.Term(), Number: ask})
+	}
+	if request(); answers() != 1 {
+		t.Fatal("a request is not answered")
+	}
+	g.lastConf = g.applied + 1 // in the log
+	if request(); answers() != 1 {
+		t.Fatal("a change that is not known to be committed holds answers back")
+	}
+	g.commit = g.lastConf
+	if request(); answers() != 0 {
+		t.Fatal("answered before the change was applied")
+	}
+	if g.HasReady() {
+		t.Fatal("what waits asks for attention all the time")
+	}
+	g.applied = g.lastConf
+	if g.releaseAnswers(); answers() != 1 {
+		t.Fatal("what waited is not answered once the change is applied")
+	}
+}
