@@ -18,7 +18,7 @@ type walGuard struct {
 }
 
 func (g walGuard) check(what, name string, err error) {
-	if err != nil && g.armed.Load() {
+	if err != nil && g.armed.Load() && !mutFatalReturns() {
 		g.fatal(fmt.Errorf("%s %s: %w", what, name, err))
 	}
 }

@@ -169,8 +169,8 @@ func (m *image) append(msg *raftpb.Message) {
 	if s := msg.GetSnapshot(); !raft.IsEmptySnap(s) {
 		m.install(s)
 	}
-	if t, v := msg.GetTerm(), msg.GetVote(); t != 0 && (t != m.term || v != m.vote) {
-		m.term, m.vote, m.commit = t, v, msg.GetCommit() // a commit index alone is not written: the worst that a node may do
+	if msg.GetTerm() != 0 {
+		m.term, m.vote, m.commit = msg.GetTerm(), msg.GetVote(), msg.GetCommit()
 	}
 	ents := msg.GetEntries()
 	if len(ents) == 0 {

@@ -121,8 +121,7 @@ type member struct {
 	lease   *lease
 	isDir   bool // in d.dirty
 
-	hard    *raftpb.HardState // newest of Raft's
-	written uint64            // commit index of the newest that was written
+	writtenTerm, writtenVote uint64 // appender only: of the last hard state written
 
 	queued atomic.Int64 // bytes in the Group
 	hint   *atomic.Pointer[Hint]
@@ -322,9 +321,6 @@ func (d *Driver) appended(now time.Duration, j appendJob) {
 		j.flushed()
 		return
 	}
-	if j.msg == nil {
-		return
-	}
 	if j.install != nil {
 		j.m.installing = false
 		d.transfers.whole.Add(-1)
@@ -385,10 +381,8 @@ func (d *Driver) tick(now time.Duration) {
 	d.flush()
 	if d.ticks%compactTicks == 0 {
 		for _, m := range d.order {
-			m.writeCommit()
 			d.compact(m)
 		}
-		d.disk.submit()
 	}
 	if d.ticks%20 == 0 {
 		d.wm.begin(d.watermarks())
@@ -432,11 +426,9 @@ func (m *member) act(o *Output) {
 		m.ping(&o.Pings[i])
 	}
 	for _, msg := range o.Append {
-		j, needed := m.job(msg)
+		j := appendJob{m: m, msg: msg, install: m.claim(msg)}
 		m.installing = m.installing || j.install != nil
-		if needed {
-			m.d.disk.add(j)
-		}
+		m.d.disk.add(j)
 	}
 	m.dropInstall()
 	m.dropFrozen()
@@ -663,11 +655,7 @@ func (d *Driver) compact(m *member) {
 	size := int(m.log.Bytes())
 	upTo, ok := m.g.LogKeep(first, size, d.cfg.LogBytes)
 	upTo = m.keepForSends(upTo, size)
-	if !ok {
-		return
-	}
-	m.writeCommit()
-	if upTo = min(upTo, m.written); upTo > first && d.saveHistory(m, upTo) {
+	if upTo = min(upTo, m.log.Mark().Commit); ok && upTo > first && d.saveHistory(m, upTo) {
 		m.compacting = true
 		d.disk.add(appendJob{m: m, compactTo: upTo})
 	}

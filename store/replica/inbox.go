@@ -130,9 +130,7 @@ func (b *inbox) take(spare work) work {
 type appendJob struct {
 	m         *member
 	msg       *raftpb.Message
-	hard      *raftpb.HardState // to be written; nil: unchanged, or only in its commit index
-	vital     bool              // responses vouch for it: entries, a snapshot, another term or vote
-	compactTo uint64            // instead of msg: truncate the log up to here
-	install   *store.Install    // with msg: the data of the snapshot in it
-	flushed   func()            // instead of msg: called on the driver's goroutine when all jobs before are written
+	compactTo uint64         // instead of msg: truncate the log up to here
+	install   *store.Install // with msg: the data of the snapshot in it
+	flushed   func()         // instead of msg: called on the driver's goroutine when all jobs before are written
 }

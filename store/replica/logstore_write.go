@@ -61,8 +61,8 @@ func (l *LogStore) Compact(b *store.Batch, upTo uint64) error {
 	}
 	l.mu.Lock()
 	term, err := l.idx.term(upTo)
-	if c := l.stagedHardState().GetCommit(); err == nil && upTo > c {
-		err = fmt.Errorf("entries are committed up to %d", c)
+	if err == nil && upTo > l.hs.GetCommit() {
+		err = fmt.Errorf("entries are committed up to %d", l.hs.GetCommit())
 	}
 	if err != nil {
 		l.mu.Unlock()
@@ -138,21 +138,16 @@ func (l *LogStore) apply(c logChange) {
 // hard state of its own.
 func (l *LogStore) stageCommit(b *store.Batch, p position) error {
 	l.mu.Lock()
-	hs := l.stagedHardState()
+	hs := l.hs
 	l.mu.Unlock()
+	for _, c := range l.pending {
+		if c.hs != nil {
+			hs = c.hs
+		}
+	}
 	term, vote := hs.GetTerm(), hs.GetVote()
 	if p.term > term {
 		term, vote = p.term, 0
 	}
 	return l.Stage(b, newHardState(term, vote, max(hs.GetCommit(), p.index)), nil)
-}
-
-// stagedHardState is the newest hard state, staged ones included. The appending worker calls it, with l.mu.
-func (l *LogStore) stagedHardState() *raftpb.HardState {
-	for i := len(l.pending) - 1; i >= 0; i-- {
-		if hs := l.pending[i].hs; hs != nil {
-			return hs
-		}
-	}
-	return l.hs
 }
