@@ -153,7 +153,8 @@ func TestSeeds(t *testing.T) {
 	}
 	wall := time.Since(begin)
 	t.Logf("%.1f s, %.0f virtual seconds a second\n%s", wall.Seconds(), sum.Virtual.Seconds()/wall.Seconds(), sum.String())
-	if zero := sum.Zero(); zero != nil && *profileFlag == "" && *onlyFlag == "" && sum.Seeds >= 40 {
+	// What is rare happens in one seed of twenty; .ci/run has 300.
+	if zero := sum.Zero(); zero != nil && *profileFlag == "" && *onlyFlag == "" && sum.Seeds >= 200 {
 		t.Errorf("never happened, hence not tested: %s", strings.Join(zero, "; "))
 	}
 }
