@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -529,9 +530,11 @@ func TestHoleFoundWhileReadingEndsTheProcess(t *testing.T) {
 
 // TestWatermarkWaitsForFiles: a process that may open no more files goes on, and writes its watermark when it may.
 func TestWatermarkWaitsForFiles(t *testing.T) {
-	mem, none := vfs.NewMem(), true
+	mem := vfs.NewMem()
+	var none atomic.Bool // Pebble's goroutines ask too
+	none.Store(true)
 	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(o errorfs.Op) error {
-		if none && o.Kind == errorfs.OpCreate && strings.HasSuffix(o.Path, "WATERMARK.tmp") {
+		if none.Load() && o.Kind == errorfs.OpCreate && strings.HasSuffix(o.Path, "WATERMARK.tmp") {
 			return syscall.EMFILE
 		}
 		return nil
@@ -540,7 +543,7 @@ func TestWatermarkWaitsForFiles(t *testing.T) {
 	w := watermarkWriter{engine: e, log: slog.New(slog.DiscardHandler)}
 	marks := []store.Mark{{Group: 1, Replica: 1, Last: 7}}
 	w.finish(marks)
-	none = false
+	none.Store(false)
 	w.finish(marks)
 	noErr(t, e.Close())
 	if got := openEngine(t, mem).Watermark(); len(got) != 1 || got[0] != marks[0] {
