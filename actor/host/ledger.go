@@ -3,6 +3,7 @@ package host
 import (
 	"bytes"
 	"cmp"
+	"io"
 	"slices"
 	"sync"
 	"time"
@@ -41,7 +42,56 @@ const (
 	flagReset
 )
 
-func (r *record) decode(b []byte) error { return msgpack.Unmarshal(b, r) }
+// decode reads what encode wrote; fields that b lacks are zero, and those that a later version added are ignored. The record has bytes of its own. What
+// is declared is checked against what is there before anything is made for it: the library's own decoder makes up to some MiB ahead.
+func (r *record) decode(b []byte) error {
+	in := bytes.NewReader(b)
+	dec := msgpack.NewDecoder(in)
+	fields, err := dec.DecodeArrayLen()
+	if err != nil {
+		return err
+	}
+	take := func(into any) {
+		if fields <= 0 || err != nil {
+			return
+		}
+		fields--
+		switch into := into.(type) {
+		case *uint8:
+			*into, err = dec.DecodeUint8()
+		case *uint16:
+			*into, err = dec.DecodeUint16()
+		case *uint64:
+			*into, err = dec.DecodeUint64()
+		case *int64:
+			*into, err = dec.DecodeInt64()
+		case *[]byte:
+			*into, err = decodeBytes(dec, in)
+		case *string:
+			var s []byte
+			s, err = decodeBytes(dec, in)
+			*into = string(s)
+		}
+	}
+	*r = record{}
+	for _, into := range []any{&r.State, &r.Seq, &r.At, &r.Method, &r.Arg, &r.Encoding, &r.Value, &r.Code, &r.Flags, &r.App, &r.Message} {
+		take(into)
+	}
+	return err
+}
+
+// decodeBytes reads a string or bytes; nil is nil.
+func decodeBytes(dec *msgpack.Decoder, in *bytes.Reader) ([]byte, error) {
+	n, err := dec.DecodeBytesLen()
+	if err != nil || n < 0 {
+		return nil, err
+	}
+	if n > in.Len() {
+		return nil, io.ErrUnexpectedEOF
+	}
+	b := make([]byte, n)
+	return b, dec.ReadFull(b)
+}
 
 func (r *record) encode() []byte {
 	var buf bytes.Buffer
