@@ -27,6 +27,7 @@ type trio struct {
 	cut    map[uint64]bool
 	ticks  int               // of the node before the replicas were started
 	drop   func(p Ping) bool // pings that get lost; nil: none
+	lame   map[uint64]bool   // replicas that abstain, when they are started next
 }
 
 func newTrio(t *testing.T) *trio {
@@ -51,7 +52,7 @@ func newTrio(t *testing.T) *trio {
 
 // start begins a process of a replica on what its disk holds.
 func (c *trio) start(id, applied uint64, fresh bool) {
-	g, err := NewGroup(GroupConfig{Group: 1, Storage: c.disk[id], Applied: applied, Timing: LANTiming, Epoch: 1, Clock: true, Fresh: fresh, Now: c.now, Ticks: c.ticks,
+	g, err := NewGroup(GroupConfig{Group: 1, Storage: c.disk[id], Applied: applied, Timing: LANTiming, Epoch: 1, Clock: true, Fresh: fresh, Now: c.now, Ticks: c.ticks, Abstain: c.lame[id],
 		Holder: store.Holder{Replica: ring.ReplicaID(id), Node: ring.NodeID(id), Boot: 7}, Logger: RaftLogger(slog.New(slog.DiscardHandler))})
 	if err != nil {
 		c.t.Fatal(err)

@@ -199,7 +199,8 @@ type asker struct {
 // askMemory is how many requests are remembered: at one a heartbeat this is many times the length of a promise.
 const askMemory = 32
 
-// ask asks every voter of the applied configuration for a promise, unless leadership is being handed on.
+// ask asks every replica of the applied configuration for a promise, unless leadership is being handed on. The lease rests on voters alone; but who of
+// the learners abstains, or is about to stop, must be known before it gets a vote.
 func (g *Group) ask() {
 	l := g.lead
 	if l == nil || g.rn.BasicStatus().LeadTransferee != 0 {
@@ -217,6 +218,7 @@ func (g *Group) ask() {
 	}
 	put(g.conf.GetVoters(), nil)
 	put(g.conf.GetVotersOutgoing(), g.conf.GetVoters())
+	put(g.conf.GetLearners(), nil)
 }
 
 // promisedBy takes a promise.

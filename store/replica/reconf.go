@@ -27,7 +27,8 @@ func (g *Group) SetTarget(t Target) {
 
 // changeConf proposes what leads towards the target and is safe now:
 //
-//   - a replica begins as learner, and gets a vote only when it has caught up;
+//   - a replica begins as learner, and gets a vote only when it has caught up and answers requests for promises without declining: one that abstains
+//     would not use it, and make the majority larger;
 //   - voters go in the same, joint, change in which others come, and only when all that shall come are there;
 //   - nothing is proposed that would leave less than a majority of the new voters heard of;
 //   - the leader does not remove itself: it hands over first.
@@ -73,7 +74,7 @@ func (g *Group) nextChanges() []*raftpb.ConfChangeSingle {
 	for _, r := range g.target.Voters {
 		switch id := uint64(r); {
 		case slices.Contains(voters, id):
-		case g.caughtUp(id):
+		case g.caughtUp(id) && g.lead.answers(r):
 			add(raftpb.ConfChangeAddNode, id)
 			next = append(next, id)
 		default:
@@ -126,7 +127,7 @@ type Facts struct {
 	Voters   []ring.ReplicaID // of the configuration applied; of both halves while joint
 	Learners []ring.ReplicaID
 	Joint    bool             // or the end of it is not yet known to a majority of the voters
-	Filled   []ring.ReplicaID // have caught up, answer and do not decline: may be promoted, may lead
+	Filled   []ring.ReplicaID // have caught up, answer requests for promises and do not decline: may be promoted, may lead
 	Active   []ring.ReplicaID // answered within an election timeout, this one included
 }
 
@@ -151,7 +152,7 @@ func (g *Group) Facts() (f Facts, ok bool) {
 		if g.hears(uint64(r)) {
 			f.Active = append(f.Active, r)
 		}
-		if r == g.cfg.Holder.Replica || g.caughtUp(uint64(r)) && !l.stays[r] {
+		if r == g.cfg.Holder.Replica || g.caughtUp(uint64(r)) && l.answers(r) {
 			f.Filled = append(f.Filled, r)
 		}
 	}

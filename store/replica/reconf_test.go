@@ -184,3 +184,47 @@ func TestStaleTargetChangesNothing(t *testing.T) {
 		t.Fatalf("a change for ring 4 took effect after one for ring 5: fence %+v, configuration %v", other.fence, other.conf)
 	}
 }
+
+// TestWhoAbstainsGetsNoVote: a learner that has lost the end of its log has all that the leader sent it, and answers; but it will never vote. With a
+// vote of its own it would only make the group's majority larger: one more replica lost, and nobody could lead.
+func TestWhoAbstainsGetsNoVote(t *testing.T) {
+	c := led(t)
+	lead := c.g[1]
+	epoch := ring.Epoch(1)
+	target := func(learners []ring.ReplicaID, voters ...ring.ReplicaID) {
+		epoch++
+		lead.SetTarget(Target{Epoch: epoch, Voters: voters, Learners: learners})
+		c.tick(2 * LANTiming.ElectionTicks)
+	}
+	filled := func() bool {
+		f, ok := lead.Facts()
+		return ok && slices.Contains(f.Filled, 3)
+	}
+	target(nil, 1, 2)
+	target([]ring.ReplicaID{3}, 1, 2)
+	if !slices.Equal(lead.conf.GetLearners(), []uint64{3}) || !filled() {
+		t.Fatalf("replica 3 should be a learner that is filled: %v", lead.conf)
+	}
+	restart := func(lame bool) {
+		c.lame = map[uint64]bool{3: lame}
+		c.start(3, 1, false) // it applies its log again
+		c.tick(2 * LANTiming.ElectionTicks)
+	}
+	restart(true)
+	if token, _ := lead.LeaseUntil(); token == 0 || lead.Commit(token, put("k", "v")) != nil {
+		t.Fatal("the leader does not serve")
+	}
+	c.pump()
+	if c.tick(LANTiming.HeartbeatTicks); c.kv[3]["k"] != "v" || !lead.caughtUp(3) {
+		t.Fatal("replica 3 has not caught up, so this test holds nothing")
+	}
+	if filled() {
+		t.Error("a learner that abstains is reported as filled: the planner would promote it")
+	}
+	if target(nil, 1, 2, 3); len(lead.conf.GetVoters()) != 2 || len(lead.conf.GetVotersOutgoing()) != 0 {
+		t.Fatalf("a learner that abstains got a vote: %v", lead.conf)
+	}
+	if restart(false); len(lead.conf.GetVoters()) != 3 {
+		t.Fatalf("a learner that does not abstain gets no vote: %v", lead.conf)
+	}
+}
