@@ -277,10 +277,27 @@ func (w *world) leaveNode() {
 		if n.up && n.seq != nil {
 			w.count(leaveNode)
 			w.trace("leaves", uint64(id), 0, 0)
-			n.seq.ask(func(r *ring.Ring, _ *ring.Facts) (*ring.Ring, error) { return r.Leave(id) }, nil)
+			n.seq.ask(func(r *ring.Ring, _ *ring.Facts) (*ring.Ring, error) { return w.letGo(r, id) }, nil)
 			return
 		}
 	}
+}
+
+// letGo is the ring in which a member leaves, if enough stay. That is looked at when its turn comes, not when somebody asks: another who was asked for
+// just before may leave by then, or a disk be lost. With fewer copies than are wanted left, and one of those dead, who leaves would wait for an operator:
+// it is not let go, as the cluster would keep too few copies, and the dead one is not given up, as nobody could take its place.
+func (w *world) letGo(r *ring.Ring, id ring.NodeID) (*ring.Ring, error) {
+	left := 0
+	for _, o := range w.staying() {
+		if m, ok := r.Member(o); o != id && ok && m.State.Stays() {
+			left++
+		}
+	}
+	if left < copies {
+		return nil, fmt.Errorf("%d would stay", left)
+	}
+	w.going[id] = true
+	return r.Leave(id)
 }
 
 // drainNode stops a process in good order: it takes no leadership any more, hands over all that it owns, and ends.

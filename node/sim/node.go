@@ -242,7 +242,7 @@ func (n *node) wipe() {
 			n.seen[g], n.synced[g] = view{}, view{}
 			continue
 		}
-		n.w.lost[img.rid] = true
+		n.w.lose(img.rid)
 	}
 	if !mutant.has(wipedRejoins) {
 		n.settle(false)

@@ -5,6 +5,9 @@ import (
 	"slices"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
 	"github.com/ringfence/ringfence/ring"
 	"github.com/ringfence/ringfence/store"
 	"github.com/ringfence/ringfence/store/replica"
@@ -191,10 +194,11 @@ func (s *sequencing) ask(change func(*ring.Ring, *ring.Facts) (*ring.Ring, error
 	}
 }
 
-// staying are the members of the newest ring that mean to stay, and have their disks.
+// staying are the members of the newest ring that mean to stay, and have their disks. Who is in a ring that was proposed as leaving does not stay, though
+// that ring may not be committed yet, or never.
 func (w *world) staying() (out []ring.NodeID) {
 	for _, m := range w.newest.Members() {
-		if n := w.nodes[w.slots[m.ID]]; m.State.Stays() && n.name == m.ID && !n.disk.lost {
+		if n := w.nodes[w.slots[m.ID]]; m.State.Stays() && !w.going[m.ID] && n.name == m.ID && !n.disk.lost {
 			out = append(out, m.ID)
 		}
 	}
@@ -213,8 +217,22 @@ func (w *world) spares(n *node) bool {
 	return w.whole() && (left >= copies || left == copies-1 && len(w.newest.Members()) < w.members)
 }
 
-// whole reports whether every replica that votes somewhere has its disk: then one more disk may be lost.
+// noticed is how long after a disk is lost no leader takes its replicas for filled any more, whatever comes late.
+const noticed = 2 * time.Second
+
+// whole reports whether every replica that votes somewhere has its disk: then one more disk may be lost. A learner's counts too while its leader may not
+// have noticed, and while a change that gives it a vote is in some log: with that carried out its group would be without two of its voters.
 func (w *world) whole() bool {
+	if w.lostAt > 0 && w.now < w.lostAt+noticed {
+		return false
+	}
+	for _, n := range w.nodes {
+		for _, img := range n.disk.cur {
+			if img != nil && w.promotesLost(img) {
+				return false
+			}
+		}
+	}
 	for g, m := range w.models {
 		for _, v := range slices.Concat(m.conf.voters, m.conf.outgoing) {
 			if w.lost[v] {
@@ -226,4 +244,24 @@ func (w *world) whole() bool {
 		}
 	}
 	return true
+}
+
+// promotesLost reports whether a log holds a change, not yet applied there, that gives a vote to a replica whose disk is lost.
+func (w *world) promotesLost(img *image) bool {
+	for i := max(img.applied, img.trunc) + 1; i <= img.last(); i++ {
+		e := img.ents[i-img.trunc-1]
+		if e.GetType() == raftpb.EntryNormal {
+			continue
+		}
+		var cc raftpb.ConfChangeV2
+		if proto.Unmarshal(e.GetData(), &cc) != nil {
+			continue // whoever applies it will say so
+		}
+		for _, c := range cc.GetChanges() {
+			if c.GetType() == raftpb.ConfChangeAddNode && w.lost[c.GetNodeId()] {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -71,7 +71,7 @@ func (n *node) checkWatermark() {
 	for g, m := range d.cur {
 		if m != nil && !m.regressed {
 			m.regressed, d.base[g].regressed = true, true
-			n.w.lost[m.rid] = true
+			n.w.lose(m.rid)
 			n.seen[g], n.synced[g] = viewOf(m), viewOf(m)
 			n.w.stats.Regressed++
 		}
@@ -91,7 +91,7 @@ func (w *world) loseTail(n *node) {
 	w.trace("tail lost", uint64(n.name), n.disk.inLog, n.disk.inFile)
 	for g, m := range n.disk.cur {
 		if m != nil {
-			w.lost[m.rid] = true
+			w.lose(m.rid)
 			n.seen[g], n.synced[g] = viewOf(m), viewOf(m)
 		}
 	}
@@ -106,3 +106,6 @@ func (w *world) loseTail(n *node) {
 		}
 	})
 }
+
+// lose notes that what a replica had stored is gone, or some of it.
+func (w *world) lose(rid uint64) { w.lost[rid], w.lostAt = true, w.now }

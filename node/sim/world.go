@@ -69,13 +69,15 @@ type world struct {
 	groups  int // the system group and one for each shard
 	members int // at most at a time
 	first   *ring.Ring
-	newest  *ring.Ring          // committed
-	rings   [][]byte            // by epoch, from 1: what was committed
-	names   ring.NodeID         // newest handed out
-	slots   map[ring.NodeID]int // where nodes live, and lived
-	homes   []home              // by replica
-	lost    map[uint64]bool     // replicas whose disk is gone, or has forgotten something
-	ghosts  map[int]int         // machines with a second process of the same node, and where that runs: mutants only
+	newest  *ring.Ring           // committed
+	rings   [][]byte             // by epoch, from 1: what was committed
+	names   ring.NodeID          // newest handed out
+	slots   map[ring.NodeID]int  // where nodes live, and lived
+	homes   []home               // by replica
+	lost    map[uint64]bool      // replicas whose disk is gone, or has forgotten something
+	lostAt  time.Duration        // when that was last
+	going   map[ring.NodeID]bool // members that a proposed ring has as leaving
+	ghosts  map[int]int          // machines with a second process of the same node, and where that runs: mutants only
 
 	policy, stalePolicy host.Policy
 
@@ -129,7 +131,7 @@ func (w *world) build() {
 	n := w.drawSize()
 	w.members = min(n+1, maxNodes)
 	w.groups = 1 + 2*w.members // a ring takes half as many members as shards
-	w.slots, w.lost, w.ghosts = map[ring.NodeID]int{}, map[uint64]bool{}, map[int]int{}
+	w.slots, w.lost, w.going, w.ghosts = map[ring.NodeID]int{}, map[uint64]bool{}, map[ring.NodeID]bool{}, map[int]int{}
 	w.gates = make([]uint64, w.groups)
 	for id := range w.members + 1 {
 		w.nodes = append(w.nodes, newNode(w, id))
