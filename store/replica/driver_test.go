@@ -152,6 +152,7 @@ type driverNode struct {
 	owner  *follower
 	limits Limits
 	fatal  func(msg string) // nil: the test ends
+	net    Network          // nil: its port of the wire
 	cancel context.CancelFunc
 	done   chan struct{}
 }
@@ -193,9 +194,13 @@ func startEmpty(t testing.TB, w *wire, n *driverNode, logBytes int) {
 		t.Fatal(err)
 	}
 	n.owner = newFollower()
+	network := n.net
+	if network == nil {
+		network = port{w, n.id}
+	}
 	n.d = NewDriver(DriverConfig{Engine: n.e, Node: n.id, Boot: ring.BootID(time.Now().UnixNano()), LogBytes: logBytes, Limits: n.limits,
 		Timing:  Timing{Tick: 10 * time.Millisecond, HeartbeatTicks: 2, ElectionTicks: 20, CommitTicks: 1000},
-		Network: port{w, n.id}, Logger: slog.New(slog.DiscardHandler)})
+		Network: network, Logger: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	n.cancel, n.done = cancel, make(chan struct{})
 	go func() {
@@ -220,13 +225,20 @@ func (n *driverNode) stop(t testing.TB, w *wire) {
 }
 
 func startDrivers(t testing.TB, logBytes int, limits ...Limits) (*wire, []*driverNode) {
+	return startDriversWith(t, logBytes, func(_ *wire, n *driverNode) {
+		for _, l := range limits {
+			n.limits = l
+		}
+	})
+}
+
+// startDriversWith lets set change each node before it starts.
+func startDriversWith(t testing.TB, logBytes int, set func(*wire, *driverNode)) (*wire, []*driverNode) {
 	w := &wire{nodes: map[ring.NodeID]*Driver{}, cut: map[ring.NodeID]bool{}}
 	var nodes []*driverNode
 	for i := range 3 {
 		n := &driverNode{id: ring.NodeID(i + 1), fs: vfs.NewCrashableMem()}
-		for _, l := range limits {
-			n.limits = l
-		}
+		set(w, n)
 		nodes = append(nodes, n)
 		startDriver(t, w, n, logBytes)
 	}

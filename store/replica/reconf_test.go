@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"bytes"
+	"log/slog"
 	"slices"
 	"testing"
 	"time"
@@ -8,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/ringfence/ringfence/ring"
+	"github.com/ringfence/ringfence/store"
 )
 
 // leaderFacts waits until some node's facts of the group are as ok wants them.
@@ -226,5 +229,79 @@ func TestWhoAbstainsGetsNoVote(t *testing.T) {
 	}
 	if restart(false); len(lead.conf.GetVoters()) != 3 {
 		t.Fatalf("a learner that does not abstain gets no vote: %v", lead.conf)
+	}
+}
+
+// confWitness stands between a driver and its network. Whenever the node says something, and the group's stored configuration is another than when it
+// last did, it keeps a copy of the disk as it would be had the power failed at that moment, with nothing left that was not synced.
+type confWitness struct {
+	port
+	n     *driverNode
+	group ring.GroupID
+	last  []byte // the driver's goroutine
+	seen  chan confSeen
+}
+
+type confSeen struct {
+	conf []byte
+	disk *vfs.MemFS
+}
+
+// SendRaft runs on the driver's goroutine, as all that applies does: what the store holds now is what the node's word rests on.
+func (c *confWitness) SendRaft(to ring.NodeID, body []byte) {
+	if conf, ok, err := c.n.e.GroupRecord(c.group, store.RecordConf); err != nil {
+		panic(err)
+	} else if ok && !bytes.Equal(conf, c.last) {
+		c.last = bytes.Clone(conf)
+		c.seen <- confSeen{c.last, c.n.fs.CrashClone(vfs.CrashCloneCfg{})}
+	}
+	c.port.SendRaft(to, body)
+}
+
+// check waits until the node has spoken after one more change, and looks at the disk that was kept then.
+func (c *confWitness) check(t *testing.T, change int) {
+	t.Helper()
+	var s confSeen
+	select {
+	case s = <-c.seen:
+	case <-time.After(20 * time.Second):
+		t.Fatalf("node %v has not said anything since change %d", c.n.id, change)
+	}
+	e, err := store.Open("data", store.Options{FS: s.disk, Logger: slog.New(slog.DiscardHandler), Fatal: func(msg string) { panic(msg) }})
+	noErr(t, err)
+	defer e.Close()
+	conf, _, err := e.GroupRecord(c.group, store.RecordConf)
+	noErr(t, err)
+	if !bytes.Equal(conf, s.conf) {
+		t.Errorf("node %v spoke after change %d, and the power failed: its disk has configuration %q, it had applied %q", c.n.id, change, conf, s.conf)
+	}
+}
+
+// TestChangeIsSyncedBeforeAnythingIsSaid: once a replica has applied a change of its group's configuration, nothing leaves the node before that is synced. Who
+// hears from it may let go of the replicas that the change puts out, and that the change is committed is forgotten with the power (seed 102,297 of the
+// simulation). The changes are of one replica each: with the end of a joint one an entry goes into the log, whose sync would cover up for this one.
+func TestChangeIsSyncedBeforeAnythingIsSaid(t *testing.T) {
+	const g, changes = 0, 6
+	group := ring.ShardID(g).Group()
+	var witnesses []*confWitness
+	_, nodes := startDriversWith(t, 0, func(w *wire, n *driverNode) {
+		c := &confWitness{port: port{w, n.id}, n: n, group: group, seen: make(chan confSeen, changes+1)}
+		n.net, witnesses = c, append(witnesses, c)
+	})
+	owned(t, nodes...) // from here on the logs are quiet
+	for i := range changes + 1 {
+		reps := firstReplicas(g)
+		if i%2 == 1 {
+			reps = append(reps, ring.Replica{Node: 4, ID: ring.ReplicaID(10 + i), Role: ring.Learner}) // of a node that does not run
+		}
+		for _, n := range nodes {
+			if err := n.d.Start(t.Context(), GroupSpec{Group: group, Epoch: ring.Epoch(1 + i), Replicas: reps, Owner: n.owner}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		leaderFacts(t, "the change", nodes, group, func(f Facts) bool { return !f.Joint && len(f.Voters) == 3 && len(f.Learners) == i%2 })
+		for _, c := range witnesses {
+			c.check(t, i) // the first finds what the group was founded with
+		}
 	}
 }
