@@ -165,7 +165,8 @@ type Group struct {
 	target   Target
 	lead     *leading // nil unless this replica leads
 	promise  promiser
-	declines bool // to lead: see Decline
+	declines bool    // to lead: see Decline
+	matched  matched // see distrust
 
 	commit   uint64 // as Raft last told it
 	lastConf uint64 // the last change of the configuration in the log; as far as that was there at the start, any of its entries may be one
@@ -268,6 +269,7 @@ func (g *Group) Step(now time.Duration, m *raftpb.Message) {
 			return
 		}
 	}
+	g.distrust(m)
 	if l := g.lead; l != nil && m.GetTerm() == l.term {
 		switch m.GetType() {
 		case raftpb.MsgAppResp, raftpb.MsgHeartbeatResp:
@@ -428,6 +430,7 @@ func (g *Group) take(rd raft.Ready) {
 		switch m.GetTo() {
 		case raft.LocalAppendThread:
 			g.out.Append = append(g.out.Append, m)
+			g.matches(m)
 			for _, e := range m.GetEntries() {
 				if e.GetType() != raftpb.EntryNormal {
 					g.lastConf = e.GetIndex()

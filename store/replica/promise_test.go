@@ -349,3 +349,57 @@ func TestSendingWaitsForNoDisk(t *testing.T) {
 		t.Fatal("sending waits for the disk")
 	}
 }
+
+// TestWhoAbstainsTakesNoHeartbeatsWord: a leader says with its heartbeats how far the log is committed that a follower has acknowledged. One that has lost the
+// end of its log may hold other entries there, which a later leader had replaced: it must not apply them. An append by which its log is found to be the
+// leader's counts, and then heartbeats do.
+func TestWhoAbstainsTakesNoHeartbeatsWord(t *testing.T) {
+	c := led(t)
+	c.tick(3)
+	if !c.g[1].HandOver(2) {
+		t.Fatal("no hand-over")
+	}
+	c.pump()
+	c.tick(3)
+	lead := c.g[2]
+	if lead.lead == nil || lead.lead.state != open || c.g[3].Applied() != lead.Applied() {
+		t.Fatalf("replica 2 leads: %v; applied %d and %d", lead.lead != nil, lead.Applied(), c.g[3].Applied())
+	}
+	term, last := lead.Term(), lead.Applied()
+	kept := last // of replica 3's log: what came before the term
+	for {
+		if at, err := c.disk[2].Term(kept); err != nil || at < term {
+			noErr(t, err)
+			break
+		}
+		kept--
+	}
+	var other []*raftpb.Entry
+	for i := kept + 1; i <= last; i++ {
+		other = append(other, &raftpb.Entry{Index: new(i), Term: new(term - 1)})
+	}
+	noErr(t, c.disk[3].Append(other))
+	noErr(t, c.disk[3].SetHardState(&raftpb.HardState{Term: new(term), Vote: new(uint64(2)), Commit: &kept}))
+	c.lame = map[uint64]bool{3: true}
+	c.start(3, 1, false)
+	c.tick(2 * LANTiming.ElectionTicks)
+	if got := c.g[3].Applied(); got != kept {
+		t.Fatalf("applied up to %d of a log that is the leader's up to %d", got, kept)
+	}
+	// Another leader looks where the logs part.
+	if !lead.HandOver(1) {
+		t.Fatal("no hand-over back")
+	}
+	c.pump()
+	c.tick(3)
+	c.drop = nil
+	token, _ := c.g[1].LeaseUntil()
+	if token == 0 || c.g[1].Commit(token, put("k", "v")) != nil {
+		t.Fatal("replica 1 does not lead again")
+	}
+	c.pump()
+	c.tick(LANTiming.HeartbeatTicks)
+	if at, err := c.disk[3].Term(last); c.kv[3]["k"] != "v" || c.g[3].Applied() != c.g[1].Applied() || at != term {
+		t.Fatalf("it does not follow the next leader: applied %d of %d, entry %d of term %d (%v), want %d", c.g[3].Applied(), c.g[1].Applied(), last, at, err, term)
+	}
+}
