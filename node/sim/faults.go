@@ -47,20 +47,23 @@ const (
 	cloneDisk
 	drainNode
 	mixedVersions
+	lateRequest // this and what follows is never drawn: profiles name it. One more that is drawn would give every seed another meaning
 	classes
 )
 
 var classNames = [classes]string{"message lost", "message doubled", "message late", "messages reordered", "cut: one node", "cut: halves",
 	"cut: one way", "cut: bridge", "cut: ring", "cut: one link", "cut: answers come late", "pause", "crash and restart", "power loss of all", "power loss after a reply",
 	"disk wiped", "slow disk", "fsync error", "slow apply", "raw transfer", "hand-over", "late proposal", "stray proposal", "wrong ring", "clocks at other rates", "quick restart", "late call to campaign",
-	"a node joins", "a node leaves", "end of a log lost", "directory copied", "node drained", "mixed versions"}
+	"a node joins", "a node leaves", "end of a log lost", "directory copied", "node drained", "mixed versions",
+	"late request for a promise"}
 
 func (c Class) String() string { return classNames[c] }
 
 // Classes is a set of them.
 type Classes uint64
 
-const allClasses = Classes(1)<<classes - 1
+// allClasses are those that a seed draws from.
+const allClasses = Classes(1)<<lateRequest - 1
 
 func set(cs ...Class) (s Classes) {
 	for _, c := range cs {
@@ -99,7 +102,7 @@ func ParseClasses(text string) (s Classes, err error) {
 
 // Discrete faults happen at a moment; the rest of the classes colour what goes on anyway.
 var discrete = set(cutOne, cutHalves, cutOneWay, cutBridge, cutRing, cutLink, cutEcho, pause, crash, powerLoss, powerAfterReply, wipe, syncError,
-	slowDisk, rawTransfer, handOver, quickRestart, lateCall, joinNode, leaveNode, lostTail, cloneDisk, drainNode)
+	slowDisk, rawTransfer, handOver, quickRestart, lateCall, joinNode, leaveNode, lostTail, cloneDisk, drainNode, lateRequest)
 
 // drawClasses switches each class on with an even chance, at least three of them, one of them discrete.
 func (s *scheduler) drawClasses() Classes {
@@ -167,6 +170,8 @@ func (w *world) strike(c Class) {
 		w.restartPromiser()
 	case lateCall:
 		w.callLate()
+	case lateRequest:
+		w.requestLate()
 	case joinNode:
 		w.joinNode()
 	case leaveNode:
@@ -495,6 +500,26 @@ func (w *world) called(from int) {
 		}
 	}
 	w.unlessCut(w.outage(), w.net.heal)
+}
+
+// requestLate cuts an owner off, in such a way that it goes on hearing what was sent to it before, and lets one follower have a last request for a promise
+// from it at the worst moment: when that follower has just helped another into leadership, and has not promised anything to that one yet.
+func (w *world) requestLate() {
+	l, others := w.owner()
+	if l == nil {
+		return
+	}
+	w.net.heal()
+	w.net.slow[l.n.id] = true
+	w.unlessCut(w.between(timing.Promise/2, 2*timing.Promise), func() {
+		w.net.ask = heldAsk{from: l.rid, to: others[0]}
+		for i := range w.nodes {
+			if i != l.n.id {
+				w.net.blocked[l.n.id][i] = true
+			}
+		}
+		w.unlessCut(4*timing.Election(), w.net.heal)
+	})
 }
 
 // aLeader prefers, three times in four, a node that leads some shard: faults hurt most there.

@@ -75,7 +75,7 @@ var mutantCases = []mutantCase{
 	{name: "promise forgotten after a restart", set: func(on bool) { replica.Mutant.ForgetsPromises = on },
 		profile: quickRestarts},
 	{name: "promise without term check", set: func(on bool) { replica.Mutant.PromiseWithoutTerm = on },
-		profile: lateMessages, script: "TestScriptedMutants of store/replica"},
+		profile: lateRequests},
 	{name: "waiver lifts later promises", set: func(on bool) { replica.Mutant.WaiverWithoutNumber = on }, profile: lateCalls},
 	{name: "Raft's transfer flag waives promises", set: func(on bool) { replica.Mutant.TransferWaives = on }, profile: lateReads},
 	{name: "campaigns while promised", set: func(on bool) { replica.Mutant.CampaignWhilePromised = on }, profile: lateCalls},

@@ -16,6 +16,7 @@ type network struct {
 	blocked [machines][machines]bool // from, to
 	slow    [machines]bool           // what is sent to it comes late, and comes even if the network is cut meanwhile
 	call    bool                     // the next MsgTimeoutNow comes late, and its sender is then cut off
+	ask     heldAsk                  // of the class lateRequest; zero if none is under way
 	lastAt  [machines][machines]time.Duration
 	loss    float64
 	repeat  float64
@@ -26,6 +27,36 @@ type network struct {
 type packet struct {
 	*raftpb.Message
 	ping replica.Ping
+}
+
+// heldAsk is what is held of a request for a promise that comes late, and its answer, between two replicas.
+type heldAsk struct {
+	from, to uint64
+	held     *replica.Ping
+	given    bool
+}
+
+// hold takes care of the packets that a late request is about: it holds the request, gives it to who has just voted for another, and hurries the answer.
+func (n *network) hold(from *node, to int, m packet) bool {
+	w, q := n.w, &n.ask
+	switch {
+	case q.from == 0:
+	case m.Message == nil && m.ping.Kind == replica.PingRequest && uint64(m.ping.From) == q.from && uint64(m.ping.To) == q.to && !q.given:
+		q.held = &m.ping
+		return true
+	case m.Message == nil && q.given && m.ping.Kind == replica.PingPromise && uint64(m.ping.From) == q.to && uint64(m.ping.To) == q.from:
+		w.after(w.between(100*time.Microsecond, time.Millisecond), func() { n.arrive(from.id, to, m, true) })
+		return true
+	case m.Message != nil && q.held != nil && !q.given && m.GetFrom() == q.to && m.GetTo() != q.from &&
+		(m.GetType() == raftpb.MsgVote || m.GetType() == raftpb.MsgVoteResp && !m.GetReject()):
+		q.given = true
+		w.count(lateRequest)
+		w.trace("late request", q.from, q.to, q.held.Number)
+		late := packet{ping: *q.held}
+		sender := w.nodeOf(q.from)
+		w.after(0, func() { n.arrive(sender, from.id, late, true) })
+	}
+	return false
 }
 
 func (p packet) to() uint64 {
@@ -40,6 +71,9 @@ func (n *network) send(from *node, m packet) {
 	to := w.nodeOf(m.to())
 	if m.Message != nil && m.GetType() == raftpb.MsgSnap {
 		n.stream(from, m)
+		return
+	}
+	if n.hold(from, to, m) {
 		return
 	}
 	if n.blocked[from.id][to] || w.faulty(drop) && w.chance(n.loss) {
@@ -147,7 +181,7 @@ func (w *world) ping(n *node, r *rep, p replica.Ping) {
 func (n *network) heal() {
 	n.blocked = [machines][machines]bool{}
 	n.slow = [machines]bool{}
-	n.call = false
+	n.call, n.ask = false, heldAsk{}
 }
 
 // slowTo makes everything that a node is sent late for a while, and then cuts it off: it goes on hearing from the others, who do

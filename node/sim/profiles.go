@@ -48,7 +48,7 @@ func (p *Profile) fill() {
 }
 
 // Profiles direct the faults of a run, by name. Mutants and seeds of the corpus name the one that they need; the general mix has none.
-var Profiles = byName(lateAnswers, lateCalls, lateReads, quickRestarts, lateMessages, cutOwners, moving, copying, tails, upgrading)
+var Profiles = byName(lateAnswers, lateCalls, lateReads, quickRestarts, lateRequests, lateMessages, cutOwners, moving, copying, tails, upgrading)
 
 func byName(ps ...Profile) map[string]Profile {
 	all := make(map[string]Profile, len(ps))
@@ -66,6 +66,7 @@ var (
 	lateCalls     = clockLease("late-calls", lateCall)
 	lateReads     = manyReads(lateCalls)
 	quickRestarts = manyReads(clockLease("quick-restarts", quickRestart))
+	lateRequests  = clockLease("late-requests", lateRequest)
 	lateMessages  = anySize(clockLease("late-messages", cutOne, cutOneWay, cutLink, cutEcho, delay, reorder, rawTransfer, clockRate))
 	cutOwners     = clockLease("cuts-and-transfers", rawTransfer, handOver, cutOne, cutOneWay, cutEcho, delay)
 

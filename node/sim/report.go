@@ -105,7 +105,9 @@ func (s *Stats) lines() []line {
 	}
 	total := 0
 	for c, n := range s.Faults {
-		total += n
+		if total += n; n == 0 && !allClasses.Has(Class(c)) {
+			continue
+		}
 		out = append(out, line{"fault: " + Class(c).String(), n})
 	}
 	return append(out, line{"faults, all classes", total})
