@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/ringfence/ringfence/ring"
@@ -52,18 +53,18 @@ type Driver struct {
 	inbox *inbox
 	disk  *appender
 
-	groups  map[ring.GroupID]*member // driver's goroutine only
-	order   []*member                // the same, in order of ID: nothing depends on map order
-	dirty   []*member                // have something to do
-	spare   []*member
-	applies []applying
-	batch   *store.Batch
-	out     []outgoing
-	epoch   ring.Epoch
-	ticks   int
-	busy    int  // at which of them something was written last
-	led     bool // all groups had leaders at the last one
-	stay    bool // see Stay
+	groups map[ring.GroupID]*member // driver's goroutine only
+	order  []*member                // the same, in order of ID: nothing depends on map order
+	dirty  []*member                // have something to do
+	spare  []*member
+	due    []*member // have a backlog that is to be stored now
+	batch  *store.Batch
+	out    []outgoing
+	epoch  ring.Epoch
+	ticks  int
+	busy   int  // at which of them something was written last
+	led    bool // all groups had leaders at the last one
+	stay   bool // see Stay
 
 	hints     sync.Map // GroupID → *atomic.Pointer[Hint]
 	wm        watermarkWriter
@@ -126,6 +127,10 @@ type member struct {
 	queued atomic.Int64 // bytes in the Group
 	hint   *atomic.Pointer[Hint]
 
+	backlog      []*ApplyTask // decided, not stored, in order
+	backlogBytes int
+	isDue        bool // in d.due
+
 	compacting   bool
 	installing   bool   // a snapshot is on its way to disk
 	saved        uint64 // index of the newest history that this process has stored
@@ -134,11 +139,6 @@ type member struct {
 	sends        []*SnapshotSource
 	install      *store.Install // received, to be claimed by Raft at once or never
 	installIndex uint64
-}
-
-type applying struct {
-	m *member
-	t *ApplyTask
 }
 
 // outgoing gathers a frame for one node.
@@ -233,6 +233,10 @@ func (d *Driver) Run(ctx context.Context) error {
 		ticks := 0
 		select {
 		case <-ctx.Done():
+			for _, m := range d.order {
+				m.settle()
+			}
+			d.apply()
 			stopDisk()
 			d.wm.finish(d.watermarks())
 			d.endAll("the node is stopping")
@@ -374,11 +378,13 @@ func (d *Driver) tick(now time.Duration) {
 		m.guard(func() { m.g.Tick(now) })
 		d.led = d.led && (m.halted || m.g.Leader() != 0)
 		m.sendNotices()
+		m.settle()
 		if !m.halted && m.g.HasReady() {
 			d.mark(m)
 		}
 	}
 	d.flush()
+	d.apply()
 	if d.ticks%compactTicks == 0 {
 		for _, m := range d.order {
 			d.compact(m)
@@ -413,7 +419,7 @@ func (d *Driver) process() {
 	d.spare = dirty[:0]
 }
 
-// act does what an Output says, in its order, but for the Apply tasks, which are gathered for one batch.
+// act does what an Output says, in its order, but for the Apply tasks, which are gathered for one batch: see apply.
 func (m *member) act(o *Output) {
 	m.d.stats.entries.Add(uint64(o.Proposed))
 	for _, e := range o.Lost {
@@ -425,16 +431,27 @@ func (m *member) act(o *Output) {
 	for i := range o.Pings {
 		m.ping(&o.Pings[i])
 	}
+	for _, t := range o.Apply {
+		m.backlog = append(m.backlog, t)
+		m.backlogBytes += t.size()
+		if t.Conf != nil {
+			m.settle()
+		}
+	}
+	if m.backlogBytes >= backlogBytes || m.g.Leads() || m.g.Err() != nil {
+		m.settle()
+	}
 	for _, msg := range o.Append {
+		if !raft.IsEmptySnap(msg.GetSnapshot()) { // it is newer than all that is to be applied
+			m.settle()
+			m.d.apply()
+		}
 		j := appendJob{m: m, msg: msg, install: m.claim(msg)}
 		m.installing = m.installing || j.install != nil
 		m.d.disk.add(j)
 	}
 	m.dropInstall()
 	m.dropFrozen()
-	for _, t := range o.Apply {
-		m.d.applies = append(m.d.applies, applying{m, t})
-	}
 	for _, e := range o.Events {
 		m.tell(e)
 	}
@@ -618,29 +635,52 @@ func (d *Driver) flushOne(o *outgoing) {
 	}
 }
 
-// apply stores the gathered Apply tasks in one batch, unsynced unless a configuration changes: their log entries are synced already, and in the
-// same WAL before.
+// backlogBytes is how much a follower leaves unapplied until the next tick.
+const backlogBytes = 64 << 10
+
+// settle has a group's backlog stored with the next batch.
+func (m *member) settle() {
+	if len(m.backlog) > 0 && !m.isDue {
+		m.isDue = true
+		m.d.due = append(m.d.due, m)
+	}
+}
+
+// apply stores the backlogs that are due in one batch, unsynced unless a configuration changes: their log entries are synced already, and in the
+// same WAL before. A leader's is due at once, for its owner waits. A follower's is read by nobody: what it gathers until the next tick has index and fence
+// stored once and not with each entry.
 func (d *Driver) apply() {
-	if len(d.applies) == 0 {
+	if len(d.due) == 0 {
 		return
 	}
 	sync := false
-	for _, a := range d.applies {
-		sync = sync || a.t.Conf != nil
-		if err := a.m.state.StageApply(d.batch, a.t); err != nil {
-			d.cfg.Engine.Fatal(fmt.Errorf("%s: applying up to %d: %w", a.m.id, a.t.Index, err))
+	for _, m := range d.due {
+		conf, err := m.state.StageApply(d.batch, m.backlog...)
+		if err != nil {
+			d.cfg.Engine.Fatal(fmt.Errorf("%s: applying up to %d: %w", m.id, m.backlog[len(m.backlog)-1].Index, err))
 		}
+		sync = sync || conf
 	}
 	if err := d.batch.Commit(sync); err != nil {
 		d.cfg.Engine.Fatal(fmt.Errorf("applying: %w", err))
 	}
 	now := d.now()
-	for i, a := range d.applies {
-		a.m.guard(func() { a.m.g.ApplyDone(now, a.t) })
-		d.applies[i] = applying{}
+	for i, m := range d.due {
+		d.due[i] = nil
+		m.isDue, m.backlogBytes = false, 0
+		m.guard(func() {
+			for _, t := range m.backlog {
+				m.g.ApplyDone(now, t)
+			}
+		})
+		d.stats.applied.Add(uint64(len(m.backlog)))
+		clear(m.backlog)
+		m.backlog = m.backlog[:0]
+		if !m.halted && m.g.HasReady() {
+			d.mark(m)
+		}
 	}
-	d.stats.applied.Add(uint64(len(d.applies)))
-	d.applies = d.applies[:0]
+	d.due = d.due[:0]
 }
 
 // compact asks the append worker to truncate a log that has grown.

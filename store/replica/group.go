@@ -121,6 +121,15 @@ type ApplyTask struct {
 	done    *raftpb.Message
 }
 
+// size is about how many bytes a task keeps from being collected.
+func (t *ApplyTask) size() int {
+	n := 256
+	for _, e := range t.done.GetEntries() {
+		n += len(e.GetData())
+	}
+	return n
+}
+
 // Output is what a Group wants done. The order of the contract:
 //
 //   - Lost events precede everything: what is read after an ApplyTask of this Output may be a newer owner's.
@@ -307,6 +316,9 @@ func (g *Group) ReportSnapshot(r ring.ReplicaID, ok bool) {
 
 // Leader is who leads the group as far as this replica knows, 0 if unknown.
 func (g *Group) Leader() ring.ReplicaID { return g.leader }
+
+// Leads reports whether this replica leads.
+func (g *Group) Leads() bool { return g.lead != nil }
 
 // Term is Raft's current term here.
 func (g *Group) Term() uint64 { return g.term }

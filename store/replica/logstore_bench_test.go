@@ -71,7 +71,7 @@ func BenchmarkApply(b *testing.B) {
 			for i := range ws {
 				ws[i] = store.Write{Key: fmt.Appendf(ws[i].Key[:0], "object/%d/key", (index*10+uint64(i))%5000), Value: make([]byte, 64)}
 			}
-			noErr(b, s.StageApply(batch, &ApplyTask{Index: index, Fence: store.Fence{Token: 2, Seq: index}, Writes: ws}))
+			noErr(b, only(s.StageApply(batch, &ApplyTask{Index: index, Fence: store.Fence{Token: 2, Seq: index}, Writes: ws})))
 		}
 		noErr(b, batch.Commit(false))
 		index++
@@ -85,7 +85,7 @@ func BenchmarkGet(b *testing.B) {
 	benchLogs(b, e, 1)
 	s := NewStateStore(e, 1)
 	batch := e.NewBatch()
-	noErr(b, s.StageApply(batch, &ApplyTask{Index: 2, Writes: []store.Write{{Key: []byte("object/key"), Value: make([]byte, 64)}}}))
+	noErr(b, only(s.StageApply(batch, &ApplyTask{Index: 2, Writes: []store.Write{{Key: []byte("object/key"), Value: make([]byte, 64)}}})))
 	noErr(b, batch.Commit(true))
 	r := s.Reader()
 	key := []byte("object/key")

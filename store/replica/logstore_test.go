@@ -46,6 +46,8 @@ func noErr(t testing.TB, err error) {
 	}
 }
 
+func only[T any](_ T, err error) error { return err }
+
 func errorHas(t *testing.T, err error, parts ...string) {
 	t.Helper()
 	if err == nil {
@@ -172,7 +174,7 @@ func TestRaftStartsOnIt(t *testing.T) {
 						}
 					}
 					applied = es[len(es)-1].GetIndex()
-					noErr(t, s.StageApply(b, &ApplyTask{Index: applied, Fence: fence}))
+					noErr(t, only(s.StageApply(b, &ApplyTask{Index: applied, Fence: fence})))
 					noErr(t, b.Commit(false))
 				}
 				for _, r := range m.GetResponses() {
@@ -260,7 +262,7 @@ func (m *logModel) compact() {
 	upTo := first + uint64(m.rng.IntN(int(commit-first)+1))
 	b := m.e.NewBatch()
 	defer b.Close()
-	noErr(m.t, m.s.StageApply(b, &ApplyTask{Index: commit}))
+	noErr(m.t, only(m.s.StageApply(b, &ApplyTask{Index: commit})))
 	noErr(m.t, m.l.Compact(b, upTo))
 	noErr(m.t, b.Commit(m.rng.IntN(2) == 0))
 	noErr(m.t, m.mem.Compact(upTo))

@@ -89,13 +89,22 @@ func decodeConf(g ring.GroupID, v []byte, ok bool, err error) (*raftpb.ConfState
 	return conf, nil
 }
 
-// StageApply puts the effects of a task into b. Tasks are staged and committed in the order of the log, by one goroutine.
-func (s *StateStore) StageApply(b *store.Batch, t *ApplyTask) error {
-	b.ApplyWrites(s.g, t.Writes)
-	if t.History != nil {
-		b.SetHistory(s.g, t.History)
+// StageApply puts the effects of tasks, one after the other, into b, and reports whether the configuration is among them. What there is of a
+// state only once, the index, the fence and the configuration, is staged as the last of them leaves it. Tasks are staged and committed in the order of the
+// log, by one goroutine.
+func (s *StateStore) StageApply(b *store.Batch, tasks ...*ApplyTask) (conf bool, err error) {
+	var m StateMeta
+	for _, t := range tasks {
+		b.ApplyWrites(s.g, t.Writes)
+		if t.History != nil {
+			b.SetHistory(s.g, t.History)
+		}
+		m.Index, m.Fence = t.Index, t.Fence
+		if t.Conf != nil {
+			m.Conf = t.Conf
+		}
 	}
-	return s.stageMeta(b, StateMeta{Index: t.Index, Fence: t.Fence, Conf: t.Conf})
+	return m.Conf != nil, s.stageMeta(b, m)
 }
 
 func (s *StateStore) stageMeta(b *store.Batch, m StateMeta) error {

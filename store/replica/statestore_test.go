@@ -173,7 +173,7 @@ func (r *replicaRun) step(b *store.Batch) {
 	case k < 8:
 		if r.commits > n.applied {
 			to := n.applied + 1 + uint64(r.rng.IntN(int(r.commits-n.applied)))
-			noErr(r.t, r.s.StageApply(b, crashTask(n.applied+1, to)))
+			noErr(r.t, only(r.s.StageApply(b, crashTask(n.applied+1, to))))
 			n.applied = to
 			r.commit(b, false)
 		}
@@ -278,7 +278,7 @@ func TestInstallCrashesWhole(t *testing.T) {
 		s := NewStateStore(e, 2)
 		b := e.NewBatch()
 		noErr(t, l.Stage(b, newHardState(1, 0, 9), logEntries(2, 12, 1)))
-		noErr(t, s.StageApply(b, &ApplyTask{Index: 9, Writes: []store.Write{{Key: []byte("old"), Value: []byte("1")}}, Conf: crashConf(9)}))
+		noErr(t, only(s.StageApply(b, &ApplyTask{Index: 9, Writes: []store.Write{{Key: []byte("old"), Value: []byte("1")}}, Conf: crashConf(9)})))
 		noErr(t, b.Commit(true))
 		mu.Lock()
 		recording = true
@@ -327,11 +327,11 @@ func TestFreezeAndExport(t *testing.T) {
 	noErr(t, err)
 	s := NewStateStore(e, 2)
 	b := e.NewBatch()
-	noErr(t, s.StageApply(b, crashTask(2, 20)))
+	noErr(t, only(s.StageApply(b, crashTask(2, 20))))
 	noErr(t, b.Commit(false))
 	f, err := s.Freeze()
 	noErr(t, err)
-	noErr(t, s.StageApply(b, crashTask(21, 40)))
+	noErr(t, only(s.StageApply(b, crashTask(21, 40))))
 	noErr(t, b.Commit(false))
 	if f.Index != 20 || f.Fence.Seq != 20 || fmt.Sprint(f.Conf) != fmt.Sprint(crashConf(20)) {
 		t.Fatalf("%+v", f.StateMeta)
