@@ -78,8 +78,9 @@ type GroupConfig struct {
 	// Abstain makes a replica that went backwards behind its own watermark neither vote nor campaign: it may have forgotten
 	// entries or votes that others counted.
 	Abstain bool
-	// Preferred makes the replica that the ring prefers campaign at once, and again for a while, until it hears of a leader: when a
-	// group is new, or all its nodes start together, leaders are then where the ring wants them. With PreVote it disturbs no leader.
+	// Preferred makes the replica that the ring prefers campaign at once, and again for a while, until it first hears of a leader: when a
+	// group is new, or all its nodes start together, leaders are then where the ring wants them. With PreVote it disturbs no leader; who has
+	// just handed leadership on, and waits for the next one's first word, it would.
 	Preferred bool
 	Logger    raft.Logger // see RaftLogger
 	// History records what takes effect, nil for no record. It stands where Applied does, and belongs to the Group from then on.
@@ -433,6 +434,7 @@ func (g *Group) take(rd raft.Ready) {
 	}
 	if rd.SoftState != nil {
 		g.leader = ring.ReplicaID(rd.SoftState.Lead)
+		g.cfg.Preferred = g.cfg.Preferred && g.leader == 0
 	}
 	g.observeRole(rd.SoftState)
 	for _, rs := range rd.ReadStates {

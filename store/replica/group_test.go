@@ -191,6 +191,36 @@ func TestGroupOpensCommitsConfirmsAndHandsOver(t *testing.T) {
 	}
 }
 
+// A preferred replica campaigns early only as long as it has never heard of a leader. Who has handed leadership on hears of none for a moment, and would
+// take it back.
+func TestPreferredLetsGoWhatItHandsOver(t *testing.T) {
+	c := newTrio(t)
+	c.g[1].cfg.Preferred = true
+	c.tick(LANTiming.HeartbeatTicks)
+	c.want(1, "opened; ")
+	last, err := c.disk[1].LastIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.g[1].Step(c.now, &raftpb.Message{Type: new(raftpb.MsgVote), From: proto.Uint64(2), To: proto.Uint64(1), Term: proto.Uint64(c.g[1].Term() + 1),
+		LogTerm: proto.Uint64(c.g[1].Term()), Index: proto.Uint64(last), Context: transferContext})
+	c.act(1, c.g[1].Ready())
+	if c.g[1].Leader() != 0 || c.g[1].Leads() {
+		t.Fatalf("it still knows a leader: %d", c.g[1].Leader())
+	}
+	for range LANTiming.ElectionTicks - 1 {
+		c.now += LANTiming.Tick
+		c.g[1].Tick(c.now)
+		o := c.g[1].Ready()
+		for _, m := range o.Send {
+			if m.GetType() == raftpb.MsgPreVote || m.GetType() == raftpb.MsgVote {
+				t.Fatalf("it campaigns against who is to take over: %v", m)
+			}
+		}
+		c.act(1, o)
+	}
+}
+
 func TestGroupCutOffOwnerLosesTheLease(t *testing.T) {
 	c := newTrio(t)
 	c.g[1].Campaign()
