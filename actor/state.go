@@ -7,10 +7,9 @@ import (
 
 // State is what an activation is given: who it is, its storage, its way out. It belongs to one activation.
 type State struct {
-	id      ID
 	storage Storage
-	logger  *slog.Logger
 	runtime Runtime
+	given   *StateConfig // what it was made of; nil if ID and Logger are the Runtime's: a quiet activation is to be small
 }
 
 // Backend is what a Storage rests on; a host implements it, once per activation. Each method returns an *Error: ErrNotInEvent if ctx is not, or
@@ -55,7 +54,7 @@ type Runtime interface {
 
 // StateConfig is what a State is made of.
 type StateConfig struct {
-	ID      ID
+	ID      ID // zero: the Runtime has a method ID
 	Backend Backend
 	Logger  *slog.Logger // nil: the Runtime has a method Logger, which makes one when it is asked for
 	Runtime Runtime
@@ -63,19 +62,34 @@ type StateConfig struct {
 
 // NewState is for hosts.
 func NewState(c StateConfig) *State {
-	return &State{id: c.ID, storage: Storage{b: c.Backend}, logger: c.Logger, runtime: c.Runtime}
+	s := new(State)
+	InitState(s, c)
+	return s
+}
+
+// InitState makes a State of a zero one, which may be part of what the host keeps of the activation. For hosts.
+func InitState(s *State, c StateConfig) {
+	s.storage.b, s.runtime = c.Backend, c.Runtime
+	if !c.ID.IsZero() || c.Logger != nil {
+		s.given = &c
+	}
 }
 
 // ID is whose state it is.
-func (s *State) ID() ID { return s.id }
+func (s *State) ID() ID {
+	if s.given != nil {
+		return s.given.ID
+	}
+	return s.runtime.(interface{ ID() ID }).ID()
+}
 
 // Storage is the object's durable storage.
 func (s *State) Storage() *Storage { return &s.storage }
 
 // Logger logs with the object's name.
 func (s *State) Logger() *slog.Logger {
-	if s.logger != nil {
-		return s.logger
+	if s.given != nil && s.given.Logger != nil {
+		return s.given.Logger
 	}
 	if r, ok := s.runtime.(interface{ Logger() *slog.Logger }); ok {
 		return r.Logger()

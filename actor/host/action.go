@@ -11,7 +11,7 @@ import (
 type ActionKind uint8
 
 const (
-	// ActStart: run Event on Activation; the constructor first if Activation.Data is still nil. Answered by exactly one of Ended,
+	// ActStart: run Event on Activation; the constructor first if it has not run yet. Answered by exactly one of Ended,
 	// Reset, Failed and Skip.
 	ActStart ActionKind = iota + 1
 	// ActSubmit: commit Writes as batch Pos. Must be done before the next call of the Tenure, so that batches keep their order.

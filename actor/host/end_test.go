@@ -97,8 +97,8 @@ func TestEviction(t *testing.T) {
 		if m := w.h.Metrics(); m.Activations != 10 || m.Evicted != 22 {
 			t.Fatalf("%+v", m)
 		}
-		if s := w.h.shards[fakeShard].Load(); len(s.t.objects) != 10 || s.t.Activations() != 10 {
-			t.Errorf("%d objects are kept in memory", len(s.t.objects))
+		if s := w.h.shards[fakeShard].Load(); s.t.objects.n != 10 || s.t.Activations() != 10 {
+			t.Errorf("%d objects are kept in memory", s.t.objects.n)
 		}
 	})
 	inWorld(t, Options{}, func(t *testing.T, w *world) {

@@ -111,8 +111,10 @@ func (t *Tenure) release(out []Action) []Action {
 		o := h.o
 		t.held.remove(&h.node)
 		t.holding--
-		o.heldBytes -= h.bytes
-		o.bytes -= h.bytes
+		if h.ev != nil {
+			o.heldBytes -= h.bytes
+			o.bytes -= h.bytes
+		}
 		out = t.respond(out, h)
 		out = t.start(out, o) // what held replies kept back in the mailbox
 		t.forget(o)
@@ -130,7 +132,9 @@ func (t *Tenure) Applied(out []Action, pos uint64) []Action {
 	t.applied = pos
 	for t.batches.len() > 0 && t.batches.front().pos <= pos {
 		b := t.batches.pop()
-		b.o.settle(b.pos, b.o.policy.CacheBytes)
+		if b.o.settle(b.pos, b.o.policy.CacheBytes); b.o.count == 0 {
+			b.o.overlay = noOverlay
+		}
 		for h := b.waiting; h != nil; {
 			next := h.also
 			h.also = nil
@@ -177,18 +181,23 @@ func (t *Tenure) Lost(out []Action) []Action {
 			out = append(out, Action{Kind: ActRefuse, Event: h.ev, Why: WhyMoved, Outcome: actor.MayHaveRun})
 		}
 	}
-	t.held, t.holding, t.unproved, t.batches, t.idle, t.objects = list[held]{}, 0, nil, queue[batch]{}, list[Activation]{}, nil
-	for n := t.all.first; n != nil; n = n.next {
-		o := n.value
+	t.held, t.holding, t.unproved, t.batches, t.objects = list[held]{}, 0, nil, queue[batch]{}, objects{}
+	for n := t.busy.first; n != nil; n = n.next {
+		o := n.value.o
 		out = o.refuseQueued(out, WhyMoved)
-		o.overlay = overlay{}
+		o.overlay = noOverlay
 		if a := o.act; a != nil {
 			if out = t.dropTasks(out, a, WhyMoved); a.busy == 0 {
 				out = t.drop(out, a)
 			}
 		}
 	}
-	t.all = list[object]{}
+	for t.idle.first != nil {
+		a := t.idle.first.value
+		a.o.overlay = noOverlay
+		out = t.drop(out, a)
+	}
+	t.busy = list[desk]{}
 	return out
 }
 

@@ -157,7 +157,7 @@ func (h *Host) policy(o actor.ClassOptions) Policy {
 	}
 	p := Policy{Mailbox: h.opts.MailboxLimit, MailboxBytes: h.opts.MailboxBytes, HeldBytes: h.opts.HeldBytes, CacheBytes: h.opts.CacheBytes,
 		IdleTicks: h.ticks(idle), MaxAge: h.ticks(h.opts.MailboxAge), Window: h.opts.MailboxRate,
-		AllowStaleReplies: o.AllowStaleReplies, Interleaved: o.Interleaved, Reentrant: o.Reentrant}
+		StorageLimit: o.StorageLimit, AllowStaleReplies: o.AllowStaleReplies, Interleaved: o.Interleaved, Reentrant: o.Reentrant}
 	if o.MailboxLimit > 0 {
 		p.Mailbox = o.MailboxLimit
 	}

@@ -10,20 +10,24 @@ import (
 	"github.com/ringfence/ringfence/store"
 )
 
-// instance is one activation in memory: what the constructor returned, and the storage that it was given. It knows one lease for ever.
+// instance is the host's part of an activation: what the constructor returned, and the state and storage that it was given. It knows one lease for
+// ever. It is zero until the constructor is about to run.
 type instance struct {
-	s       *shard
-	a       *Activation
-	quota   quota
-	object  actor.Instance
-	born    atomic.Bool            // the constructor has returned
-	counted bool                   // in Host.live; under the shard's lock
-	broken  atomic.Pointer[fatal]  // why it was reset
-	book    atomic.Pointer[ledger] // of idempotency keys; nil before the first
+	s      *shard
+	a      *Activation // that it is part of
+	object actor.Instance
+	state  actor.State
+	broken atomic.Pointer[fatal]  // why it was reset
+	book   atomic.Pointer[ledger] // of idempotency keys; nil before the first
+	quota  quota
+	born   atomic.Bool // the constructor has returned
 }
 
 // id is the object's.
 func (b *instance) id() actor.ID { return b.a.o.id }
+
+// ID is what State.ID returns.
+func (b *instance) ID() actor.ID { return b.id() }
 
 // ledger is what is known of idempotency keys.
 func (b *instance) ledger() *ledger {

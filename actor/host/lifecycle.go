@@ -126,11 +126,14 @@ func (t *Tenure) Discard(out []Action, a *Activation) ([]Action, bool) {
 	return t.renew(t.drop(out, a), a), true
 }
 
-// forget removes an object of which nothing is left.
+// forget takes an object's desk when it needs none any more, and removes an object of which nothing is left.
 func (t *Tenure) forget(o *object) {
-	if o.act == nil && o.unanswered == 0 && o.dirty.first == nil && t.objects[o.id] == o {
-		delete(t.objects, o.id)
-		t.all.remove(&o.node)
+	if t.lost { // which has forgotten them all
+		return
+	}
+	t.tidy(o)
+	if o.act == nil && o.unanswered == 0 && o.dirty.first == nil {
+		t.objects.remove(o)
 	}
 }
 
@@ -161,7 +164,7 @@ func (t *Tenure) Evict(out []Action) (_ []Action, ok bool) {
 
 // EvictObject is Evict for one object.
 func (t *Tenure) EvictObject(out []Action, id actor.ID) (_ []Action, ok bool) {
-	o := t.objects[id]
+	o := t.objects.find(id)
 	if o == nil || o.act == nil || !t.evictable(o.act) {
 		return out, false
 	}
@@ -170,7 +173,7 @@ func (t *Tenure) EvictObject(out []Action, id actor.ID) (_ []Action, ok bool) {
 
 // Active reports whether an object has an activation.
 func (t *Tenure) Active(id actor.ID) bool {
-	o := t.objects[id]
+	o := t.objects.find(id)
 	return o != nil && o.act != nil
 }
 
@@ -180,8 +183,11 @@ func (t *Tenure) Drain(out []Action) []Action {
 		return out
 	}
 	t.draining = true
-	for n := t.all.first; n != nil; n = n.next {
-		out = n.value.refuseQueued(out, WhyDraining)
+	for n := t.busy.first; n != nil; {
+		o := n.value.o
+		n = n.next
+		out = o.refuseQueued(out, WhyDraining)
+		t.forget(o)
 	}
 	return out
 }
@@ -191,8 +197,8 @@ func (t *Tenure) Resume() { t.draining = false }
 
 // EachRunning calls fn for the events in progress, but not those of activations that were dropped.
 func (t *Tenure) EachRunning(fn func(*Event)) {
-	for n := t.all.first; n != nil; n = n.next {
-		if a := n.value.act; a != nil {
+	for n := t.busy.first; n != nil; n = n.next {
+		if a := n.value.o.act; a != nil {
 			for p := a.progress.first; p != nil; p = p.next {
 				fn(p.value)
 			}

@@ -19,6 +19,15 @@ type overlay struct {
 	end     string            // of that range
 }
 
+var noOverlay = new(overlay)
+
+// remember sees that o has an overlay of its own.
+func (o *object) remember() {
+	if o.overlay == noOverlay {
+		o.overlay = new(overlay)
+	}
+}
+
 type entry struct {
 	key     string
 	val     []byte
@@ -156,7 +165,7 @@ func (v *overlay) trim(room int) {
 // Lookup finds key in memory. If found is false the shard's state must be asked; if present is false the key does not exist. The
 // value must not be changed.
 func (t *Tenure) Lookup(a *Activation, key []byte) (value []byte, present, found bool) {
-	v := &a.o.overlay
+	v := a.o.overlay
 	e := v.find(key)
 	if e == nil {
 		return nil, false, v.clears(key)
@@ -171,10 +180,11 @@ func (t *Tenure) Lookup(a *Activation, key []byte) (value []byte, present, found
 // Fill remembers what the shard's state said about key. pos is what Pos was before the state was asked: if the object has submitted
 // something since, the answer may be old and is not remembered. The value is taken over.
 func (t *Tenure) Fill(a *Activation, key, value []byte, present bool, pos uint64) {
-	v := &a.o.overlay
-	if t.lost || a.o.act != a || a.o.pos != pos || v.find(key) != nil {
+	if t.lost || a.o.act != a || a.o.pos != pos || a.o.find(key) != nil {
 		return
 	}
+	a.o.remember()
+	v := a.o.overlay
 	e := v.add(string(key))
 	e.val, e.present = value, present
 	v.keep(e)
@@ -185,7 +195,7 @@ func (t *Tenure) Fill(a *Activation, key, value []byte, present bool, pos uint64
 // ascending order. A nil end means no end. If all is set it is all that there is: the shard's state is not to be asked. Else it is, but
 // after this, or a batch applied between the two would be seen by neither.
 func (t *Tenure) Unapplied(a *Activation, start, end []byte) (ws []store.Write, all bool) {
-	v := &a.o.overlay
+	v := a.o.overlay
 	for n := v.dirty.first; n != nil; n = n.next {
 		e := n.value
 		if e != v.cleared && e.key >= string(start) && (end == nil || e.key < string(end)) {

@@ -15,11 +15,12 @@ import (
 // same layers: so transactions, resets and changes of owner leave it right. Only objects whose class has a limit have the record. If it is missing
 // the data is measured: it may be older than the limit.
 type quota struct {
-	limit int64       // 0: none
-	none  atomic.Bool // there is no limit, and no record from a time when there was one
-
-	mu sync.Mutex // from the reading of a size to the writing of the next: goroutines of one event may write at once
+	mu   sync.Mutex  // from the reading of a size to the writing of the next: goroutines of one event may write at once
+	none atomic.Bool // there is no limit, and no record from a time when there was one
 }
+
+// limit is how many bytes the object may store; 0: any number.
+func (b *instance) limit() int64 { return b.a.o.policy.StorageLimit }
 
 // quotaKey is the key of the record.
 func (b *instance) quotaKey() []byte {
@@ -30,14 +31,14 @@ func (b *instance) quotaKey() []byte {
 // change adds writes to the event's batch, and what they do to the record: all or none.
 func (b *instance) change(r *run, ws []store.Write, gates bool) error {
 	q := &b.quota
-	if q.limit == 0 && q.none.Load() {
+	if b.limit() == 0 && q.none.Load() {
 		return b.add(r, ws, gates)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	var record []store.Write
 	var err error
-	if q.limit == 0 {
+	if b.limit() == 0 {
 		record, err = b.unmeasured()
 	} else {
 		record, err = b.measured(r, ws)
@@ -83,9 +84,9 @@ func (b *instance) measured(r *run, ws []store.Write) ([]store.Write, error) {
 		}
 	}
 	switch {
-	case after > before && after > b.quota.limit:
+	case after > before && after > b.limit():
 		return nil, &actor.Error{Code: actor.CodeStorageFull, Outcome: actor.Ran, Remote: true, Object: b.id(),
-			Message: fmt.Sprintf("the object's storage is full: it holds %d bytes, this would make it %d, and its class allows %d; nothing of this operation was written", before, after, b.quota.limit)}
+			Message: fmt.Sprintf("the object's storage is full: it holds %d bytes, this would make it %d, and its class allows %d; nothing of this operation was written", before, after, b.limit())}
 	case after == before && known:
 		return nil, nil
 	case after == 0:
@@ -125,7 +126,7 @@ func (b *instance) size(r *run) (size int64, known bool, _ error) {
 
 // emptied takes the record away with everything else. Called with quota.mu held.
 func (b *instance) emptied() ([]store.Write, error) {
-	if b.quota.limit == 0 {
+	if b.limit() == 0 {
 		return b.unmeasured()
 	}
 	return []store.Write{{Key: b.quotaKey(), Delete: true}}, nil

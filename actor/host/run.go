@@ -118,7 +118,7 @@ func (r *run) body() ending {
 	}
 	h.counts.started.Add(1)
 	defer h.counts.ended.Add(1)
-	if r.a.Data == nil {
+	if r.a.instance.s == nil {
 		if err := r.construct(); err != nil {
 			return r.fail(unborn, err)
 		}
@@ -126,7 +126,7 @@ func (r *run) body() ending {
 			return r.fail(returned, r.late())
 		}
 	}
-	if r.b = r.a.Data.(*instance); !r.b.born.Load() { // the constructor waits for a call that comes back
+	if r.b = &r.a.instance; !r.b.born.Load() { // the constructor waits for a call that comes back
 		return r.fail(skipped, r.call.cycle())
 	}
 	if r.task != nil {
@@ -203,14 +203,14 @@ func (r *run) late() *actor.Error {
 // deadline of the call that happens to come first.
 func (r *run) construct() *actor.Error {
 	h := r.s.h
-	b := &instance{s: r.s, a: r.a, quota: quota{limit: r.class.Options().StorageLimit}}
+	b := &r.a.instance
 	r.b = b
 	r.s.mu.Lock()
-	r.a.Data = b
+	b.s, b.a = r.s, r.a
 	r.s.t.Pin(&r.Event)
 	r.s.mu.Unlock()
-	state := actor.NewState(actor.StateConfig{ID: r.Object, Backend: b, Runtime: b})
-	object, err := r.class.New(construction{r}, state)
+	actor.InitState(&b.state, actor.StateConfig{Backend: b, Runtime: b})
+	object, err := r.class.New(construction{r}, &b.state)
 	if err == nil {
 		if e := b.broken.Load(); e != nil {
 			err = e
@@ -226,7 +226,7 @@ func (r *run) construct() *actor.Error {
 	b.object = object
 	b.born.Store(true)
 	if !r.a.gone {
-		b.counted = true
+		r.a.counted = true
 		if h.live.Add(1) > int64(h.opts.MaxActivations) {
 			select {
 			case h.crowd <- struct{}{}:

@@ -364,8 +364,8 @@ func (s *shard) waitSpace(done <-chan struct{}, limit time.Duration, space chan 
 }
 
 func (s *shard) dropped(a *Activation) {
-	if b, _ := a.Data.(*instance); b != nil && b.counted {
-		b.counted = false
+	if a.counted {
+		a.counted = false
 		s.h.live.Add(-1)
 	}
 }

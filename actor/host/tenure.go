@@ -1,6 +1,8 @@
 package host
 
 import (
+	"math"
+
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/store"
 )
@@ -29,9 +31,11 @@ type Tenure struct {
 	confirmed uint64
 	wanted    held // with the round and the batch that the next round must be later than, if somebody wants one
 
-	objects     map[actor.ID]*object
-	all         list[object] // the same in the order in which they came, so that output never depends on the map's order
-	idle        list[Activation]
+	objects     objects
+	busy        list[desk]       // of the objects that have one, in the order in which they got it: output never depends on a map's order
+	idle        list[Activation] // those on which nothing is in progress, idle longest first
+	desks       spare[desk]
+	turns       spare[turns]
 	held        list[held] // in the order of ending
 	holding     int        // its length
 	seq         uint64     // of the newest
@@ -49,6 +53,7 @@ type Policy struct {
 	MailboxBytes      int    // their bytes; an event for an object that has none is always taken
 	HeldBytes         int    // bytes of held replies above which the next event is not started
 	CacheBytes        int    // bytes of values kept in memory beside those not yet applied
+	StorageLimit      int64  // bytes that it may store; 0: any number. The driver's
 	IdleTicks         uint64 // ticks after which an idle activation is dropped
 	MaxAge            uint64 // ticks that the first event of a mailbox may have waited when one more is taken; 0: for ever
 	Window            int    // events taken per object in windowTicks ticks; 0: any number
@@ -58,13 +63,19 @@ type Policy struct {
 }
 
 // Activation is an object in memory. Another one takes its place after a reset; what was submitted stays with the object.
+//
+// There may be millions that are quiet. So what is needed only while something happens stands in pieces of their own, which are taken when it begins and
+// given back when it is over: the turns of an activation, the desk of an object, the overlay of one that remembers nothing. Meanwhile the pointers lead
+// to noTurns, noDesk and noOverlay, which are empty and can be read like any other, but not written: wake, open and remember come before that.
 type Activation struct {
-	Data any // of who drives the Tenure: the class's instance
+	instance instance // of who drives the Tenure, which does not look at it
 
 	o     *object
 	since uint64 // tick at which it became idle
-	turns
+	*turns
 	node[Activation]
+	gone    bool // dropped; events that are still in progress take turns, but neither write nor answer
+	counted bool // in Host.live; the driver's
 }
 
 // Object is the object's ID.
@@ -72,22 +83,48 @@ func (a *Activation) Object() actor.ID { return a.o.id }
 
 type object struct {
 	id     actor.ID
+	same   *object // another with the same hash
 	policy *Policy
 	act    *Activation // nil until the first event, and after a reset until the next
 
+	window   uint32 // tick at which the present window of arrivals began, modulo 2³²
+	arrivals uint32 // in it
+	pos      uint64 // newest batch submitted
+	gate     uint64 // newest that is waited for by what leaves: not one of unconfirmed writes alone
+	*desk
+	*overlay
+}
+
+// desk is where an object's events wait. It has one from the delivery of an event until all are answered and none is in progress.
+type desk struct {
 	mailbox    eventQueue
 	inner      eventQueue // those that an event in progress waits for
 	unanswered int        // events delivered and not yet answered
 	free       int        // of those, the ones that count in no limit
 	bytes      int        // of those, and of their held replies
 	heldBytes  int        // of held replies
-	window     uint64     // tick at which the present window of arrivals began
-	arrivals   int        // in it
+	at         node[desk]
+	o          *object
+}
 
-	pos  uint64 // newest batch submitted
-	gate uint64 // newest that is waited for by what leaves: not one of unconfirmed writes alone
-	overlay
-	node[object]
+var noDesk = new(desk)
+
+// open sees that o has a desk.
+func (t *Tenure) open(o *object) {
+	if o.desk == noDesk {
+		o.desk = t.desks.get()
+		o.desk.o, o.desk.at.value = o, o.desk
+		t.busy.pushBack(&o.desk.at)
+	}
+}
+
+// tidy takes the desk of an object that needs none any more.
+func (t *Tenure) tidy(o *object) {
+	if d := o.desk; d != noDesk && d.unanswered == 0 && (o.act == nil || o.act.turns == noTurns) {
+		t.busy.remove(&d.at)
+		o.desk = noDesk
+		t.desks.put(d)
+	}
 }
 
 type batch struct {
@@ -98,7 +135,7 @@ type batch struct {
 
 // NewTenure begins the tenure of token. Nothing is submitted or asked under it yet.
 func NewTenure(token store.Token) *Tenure {
-	return &Tenure{token: token, objects: map[actor.ID]*object{}}
+	return &Tenure{token: token, objects: newObjects()}
 }
 
 // Token is the token under which everything here happens.
@@ -106,16 +143,15 @@ func (t *Tenure) Token() store.Token { return t.token }
 
 // Deliver puts ev into its object's mailbox and starts it if nothing runs there. p must stay the same for all events of a class.
 func (t *Tenure) Deliver(out []Action, ev *Event, p *Policy) []Action {
-	o := t.objects[ev.Object]
+	o := t.objects.find(ev.Object)
 	if why := t.refuses(o, ev, p); why != 0 {
 		return append(out, Action{Kind: ActRefuse, Event: ev, Why: why, Outcome: actor.DidNotRun})
 	}
 	if o == nil {
-		o = &object{id: ev.Object, policy: p}
-		o.node.value = o
-		t.objects[o.id] = o
-		t.all.pushBack(&o.node)
+		o = &object{id: ev.Object, policy: p, desk: noDesk, overlay: noOverlay}
+		t.objects.add(o)
 	}
+	t.open(o)
 	o.unanswered++
 	o.bytes += ev.Bytes
 	if ev.Free {
@@ -146,7 +182,7 @@ func (t *Tenure) refuses(o *object, ev *Event, p *Policy) Why {
 		return WhyBytes
 	case p.MaxAge > 0 && o.mailbox.first != nil && t.tick-o.mailbox.first.since > p.MaxAge:
 		return WhyAge
-	case p.Window > 0 && t.tick-o.window < windowTicks && o.arrivals >= p.Window:
+	case p.Window > 0 && uint32(t.tick)-o.window < windowTicks && int(o.arrivals) >= p.Window:
 		return WhyRate
 	}
 	return 0
@@ -159,10 +195,12 @@ func (o *object) arrive(tick uint64) {
 	if o.policy.Window <= 0 {
 		return
 	}
-	if tick-o.window >= windowTicks || o.arrivals == 0 {
-		o.window, o.arrivals = tick, 0
+	if now := uint32(tick); now-o.window >= windowTicks || o.arrivals == 0 {
+		o.window, o.arrivals = now, 0
 	}
-	o.arrivals++
+	if o.arrivals < math.MaxUint32 {
+		o.arrivals++
+	}
 }
 
 // End is how the code of an event ended.
@@ -228,6 +266,9 @@ func (t *Tenure) submit(out []Action, o *object, writes []store.Write, gates boo
 		o.gate = t.next
 	}
 	t.batches.push(batch{pos: t.next, o: o})
+	if len(writes) > 0 {
+		o.remember()
+	}
 	for i := range writes {
 		o.put(&writes[i], t.next)
 	}

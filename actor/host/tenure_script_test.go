@@ -169,7 +169,7 @@ func (s *script) command(f []string) []string {
 		ws, _ := s.t.Unapplied(s.ran[arg(1)], []byte(arg(2)), nil)
 		return s.writes(ws)
 	case "state":
-		return []string{fmt.Sprintf("objects=%d activations=%d running=%d held=%d quiet=%v", len(s.t.objects), s.t.Activations(), s.t.Running(), s.t.Held(), s.t.Quiet())}
+		return []string{fmt.Sprintf("objects=%d activations=%d running=%d held=%d quiet=%v", s.t.objects.n, s.t.Activations(), s.t.Running(), s.t.Held(), s.t.Quiet())}
 	default:
 		return []string{"unknown command"}
 	}

@@ -21,7 +21,26 @@ type turns struct {
 	pinned   int32      // of those, the ones in a critical section
 	queued   int32      // length of tasks
 	tasked   bool       // the last to begin was a task: it is a caller's turn
-	gone     bool       // dropped; events that are still in progress take turns, but neither write nor answer
+}
+
+var noTurns = new(turns)
+
+// wake sees that a has turns, before something is to be in progress or to wait there.
+func (t *Tenure) wake(a *Activation) {
+	if a.turns == noTurns {
+		a.turns = t.turns.get()
+	}
+}
+
+// calm takes the turns of an activation on which nothing is in progress, and its object's desk if nobody needs that.
+func (t *Tenure) calm(a *Activation) {
+	if x := a.turns; x != noTurns && x.busy == 0 && x.queued == 0 && x.turn == nil && x.ready.first == nil {
+		a.turns = noTurns
+		t.turns.put(x)
+	}
+	if !t.lost {
+		t.tidy(a.o)
+	}
 }
 
 // maxTasks is how many tasks of an activation may wait to begin.
@@ -48,12 +67,13 @@ func (t *Tenure) start(out []Action, o *object) []Action {
 		return out
 	}
 	if a = o.act; a == nil {
-		a = &Activation{o: o}
+		a = &Activation{o: o, turns: noTurns}
 		a.node.value = a
 		o.act = a
 		t.activations++
 	}
 	t.idle.remove(&a.node)
+	t.wake(a)
 	ev.round, ev.after = t.round, t.next
 	if mutJoinEarlierRound() && t.round > t.confirmed {
 		ev.round--
@@ -85,7 +105,9 @@ func (t *Tenure) pick(o *object) *Event {
 			t.tasks--
 			return a.tasks.pop()
 		}
-		a.tasked = false
+		if a.tasked { // of turns that can be written
+			a.tasked = false
+		}
 	}
 	if o.mailbox.first == nil || t.draining || o.heldBytes > o.policy.HeldBytes {
 		return nil
@@ -134,6 +156,7 @@ func (t *Tenure) Regain(out []Action, ev *Event, waiter any) []Action {
 	if ev.a.turn == ev {
 		return t.grant(out, ev)
 	}
+	t.wake(ev.a)
 	ev.a.ready.push(ev)
 	return t.advance(out, ev.a)
 }
@@ -154,6 +177,7 @@ func (t *Tenure) advance(out []Action, a *Activation) []Action {
 // Pin begins a critical section of ev: until Unpin no event begins, and none that is outside goes on, but those that ev waits for.
 func (t *Tenure) Pin(ev *Event) {
 	if ev.pins++; ev.pins == 1 {
+		t.wake(ev.a)
 		ev.a.pinned++
 	}
 }
@@ -176,6 +200,8 @@ func (t *Tenure) Task(out []Action, a *Activation, ev *Event) (_ []Action, ok bo
 		return out, false
 	}
 	ev.task = true
+	t.open(a.o)
+	t.wake(a)
 	a.tasks.push(ev)
 	a.queued++
 	t.tasks++
@@ -207,6 +233,7 @@ func (t *Tenure) rest(out []Action, a *Activation) []Action {
 		a.since = t.tick
 		t.idle.pushBack(&a.node)
 	}
+	t.calm(a)
 	return out
 }
 
@@ -219,6 +246,7 @@ func (t *Tenure) drop(out []Action, a *Activation) []Action {
 		t.activations--
 	}
 	out = t.dropTasks(out, a, WhyReset)
+	t.calm(a)
 	return append(out, Action{Kind: ActDrop, Activation: a})
 }
 
