@@ -62,7 +62,7 @@ func (m *objects) remove(o *object) {
 }
 
 // maxSpare is how many pieces of a kind are kept for the next who needs one.
-const maxSpare = 32
+const maxSpare = 256
 
 // spare keeps pieces that were given back, and makes new ones.
 type spare[T any] struct{ free []*T }
@@ -78,9 +78,9 @@ func (s *spare[T]) get() *T {
 	return x
 }
 
+// put takes a piece that is zero again.
 func (s *spare[T]) put(x *T) {
 	if len(s.free) < maxSpare {
-		*x = *new(T)
 		s.free = append(s.free, x)
 	}
 }

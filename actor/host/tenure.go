@@ -123,6 +123,7 @@ func (t *Tenure) tidy(o *object) {
 	if d := o.desk; d != noDesk && d.unanswered == 0 && (o.act == nil || o.act.turns == noTurns) {
 		t.busy.remove(&d.at)
 		o.desk = noDesk
+		*d = desk{}
 		t.desks.put(d)
 	}
 }

@@ -36,6 +36,7 @@ func (t *Tenure) wake(a *Activation) {
 func (t *Tenure) calm(a *Activation) {
 	if x := a.turns; x != noTurns && x.busy == 0 && x.queued == 0 && x.turn == nil && x.ready.first == nil {
 		a.turns = noTurns
+		*x = turns{}
 		t.turns.put(x)
 	}
 	if !t.lost {
