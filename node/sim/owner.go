@@ -29,6 +29,7 @@ type serving struct {
 	to    uint64 // replica that the shard is being handed to; 0: none
 
 	acts    [objects + 1]*host.Activation
+	mem     map[*host.Activation]*memory
 	last    [objects + 1]uint64 // last batch submitted of each object
 	lateTil time.Duration       // proposals wait until then
 	waiting [][]store.Write     // those proposals, in order
@@ -46,7 +47,7 @@ func (o *ownership) events(es []replica.Event) {
 		}
 		if e.Kind == replica.EventOpened {
 			w.checkOpened(o.r, e.Token)
-			o.serve = &serving{r: o.r, token: e.Token, t: host.NewTenure(e.Token)}
+			o.serve = &serving{r: o.r, token: e.Token, t: host.NewTenure(e.Token), mem: map[*host.Activation]*memory{}}
 			o.r.n.alarms.Open(ring.ShardID(o.r.group-1), e.Token)
 			o.r.n.kick()
 			continue
@@ -164,7 +165,7 @@ func (s *serving) do(actions []host.Action) {
 			}
 		case host.ActDrop:
 			n.w.stats.Dropped++
-			a.Activation.Data = nil
+			delete(s.mem, a.Activation)
 		}
 	}
 	if s.to != 0 && s.t.Quiet() && s.r.own.serve == s {

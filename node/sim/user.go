@@ -61,9 +61,9 @@ func (u *running) run() {
 	switch {
 	case u.q.kind == opEcho:
 		u.later(u.q.wait, u.end)
-	case u.a.Data == nil:
+	case u.s.mem[u.a] == nil:
 		u.access(func() {
-			u.a.Data = &memory{u.get()}
+			u.s.mem[u.a] = &memory{u.get()}
 			u.later(0, u.method)
 		})
 	default:
@@ -71,7 +71,7 @@ func (u *running) run() {
 	}
 }
 
-func (u *running) memory() *memory { return u.a.Data.(*memory) }
+func (u *running) memory() *memory { return u.s.mem[u.a] }
 
 func (u *running) method() {
 	early := u.s.r.n.w.chance(0.5) // look first and wait then, or the other way round
