@@ -11,18 +11,21 @@ import (
 // idleGC makes the collector of nodes run so often that what is in memory is in use.
 const idleGC = "25"
 
+// idleMax is how many activations each node may keep: the workload is about those that stay.
+const idleMax = "1000000"
+
 func idleWorkload() Workload {
 	l := Load{Callers: 256, Objects: 1_000_000, Window: normally, Timeout: 30 * second}
 	long, short := Options{Load: l}, Options{Load: l}
 	short.Objects, short.Window = 100_000, briefly
 	return Workload{Name: "idle", Summary: "what activations that do nothing cost: memory of each, processor of the nodes",
 		Nodes: 3, Alone: true, Metrics: true,
-		NodeEnv: []string{"GOGC=" + idleGC}, Default: long, Short: short,
+		NodeEnv: []string{"GOGC=" + idleGC}, NodeFlags: []string{"--max-activations", idleMax}, Default: long, Short: short,
 		Text: "--objects objects are activated by a call that touches no storage: that is the rate and the latency. The bytes of each are the " +
 			"growth of the nodes' heaps in use, from the collector's own figures, " +
 			"and of their resident memory, divided by the activations; 8 of them are the object's own. Then nobody calls for --duration: what " +
 			"the nodes use of a processor. " +
-			"Nodes that are started for it run with GOGC=" + idleGC + ". Afterwards the nodes must count that many activations.",
+			"Nodes that are started for it run with GOGC=" + idleGC + " and --max-activations " + idleMax + ". Afterwards the nodes must count that many activations.",
 		run: runIdle}
 }
 

@@ -25,8 +25,8 @@ type Workload struct {
 	Alone bool
 	// Metrics: it reads the nodes' metrics.
 	Metrics bool
-	// NodeEnv are settings that nodes which are started for it need in their environment.
-	NodeEnv []string
+	// NodeEnv and NodeFlags are what nodes which are started for it need in their environment and on their command line.
+	NodeEnv, NodeFlags []string
 	// Default is what Options are without a choice; Short likewise where time is short.
 	Default, Short Options
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -60,7 +61,7 @@ func (a *app) openBench(ctx context.Context, f *benchFlags, w bench.Workload) (*
 
 // startNodes starts a cluster and waits until it serves.
 func (e *benchEnv) startNodes(ctx context.Context, a *app, f *benchFlags, w bench.Workload) error {
-	o := localOptions{nodes: f.start, level: a.level, log: a.err, env: w.NodeEnv}
+	o := localOptions{nodes: f.start, level: a.level, log: a.err, env: w.NodeEnv, flags: slices.Clone(w.NodeFlags)}
 	if w.Faults && a.level == "warn" {
 		o.level = "error" // nodes rightly warn of what is done to them
 	}

@@ -38,6 +38,7 @@ Without --join, an empty directory forms a cluster of one. With --join it never 
 	fl.StringVar(&cfg.Lease, "lease", "", "how an owner knows that it is one: clock, or quorum for hosts whose clocks can stand still (VM snapshots, live migration) (default clock)")
 	fl.StringVar(&cfg.Timing, "timing", "", "lan or slow, when the cluster forms (default lan)")
 	fl.IntVar(&cfg.SnapshotRate, "snapshot-rate", node.DefaultSnapshotRate, "`bytes` of snapshots that this node sends in a second at most")
+	fl.IntVar(&cfg.MaxActivations, "max-activations", node.DefaultMaxActivations, "how many objects this node keeps in memory; beyond it idle ones are put away before their time")
 	fl.DurationVar(&cfg.ReplaceAfter, "replace-after", node.DefaultReplaceAfter, "how long a node may be dead before its replicas are made anew on others")
 	fl.BoolVar(&controlled, "control-stdin", false, "take orders of `demo` from stdin")
 	_ = fl.MarkHidden("control-stdin") // it fails for a flag that is not there

@@ -36,7 +36,9 @@ type Config struct {
 	// SnapshotRate is how many bytes of snapshots this node sends at most in a second, all of them together: a node that joins must not
 	// take the network, or the disks, from those who call. Default 64 MiB.
 	SnapshotRate int
-	Logger       *slog.Logger
+	// MaxActivations is how many objects this node keeps in memory; beyond it idle ones are put away before their time. Default 200,000.
+	MaxActivations int
+	Logger         *slog.Logger
 
 	// ReplicasSet and ShardsSet say that the values were given, not defaulted: then a cluster that differs is refused by name.
 	ReplicasSet, ShardsSet bool
@@ -53,6 +55,8 @@ const (
 	DefaultListen       = "127.0.0.1:7420"
 	DefaultReplaceAfter = 5 * time.Minute
 	DefaultSnapshotRate = 64 << 20
+	// DefaultMaxActivations keeps quiet objects of a few hundred bytes within some 100 MB; those that keep more in memory may need less.
+	DefaultMaxActivations = 200_000
 	// LeaseClock is the lease that rests on clocks of bounded rate: a majority has promised for a while to help nobody else.
 	LeaseClock = "clock"
 	// LeaseQuorum is the lease that rests on no clock: an owner asks a majority before a reply leaves.
@@ -131,6 +135,12 @@ func (c *Config) fillFormation() error {
 	}
 	if c.SnapshotRate == 0 {
 		c.SnapshotRate = DefaultSnapshotRate
+	}
+	if c.MaxActivations == 0 {
+		c.MaxActivations = DefaultMaxActivations
+	}
+	if c.MaxActivations < 1 {
+		return fmt.Errorf("--max-activations %d: want at least 1", c.MaxActivations)
 	}
 	if c.SnapshotRate < replica.ChunkBytes {
 		return fmt.Errorf("--snapshot-rate %d: want at least %d bytes a second, or a replica might never be filled", c.SnapshotRate, replica.ChunkBytes)

@@ -74,7 +74,7 @@ func New(cfg Config, classes ...actor.Class) (*Node, error) {
 	n := &Node{cfg: cfg, log: cfg.Logger, news: make(chan ring.Epoch, 1), ownRing: make(chan *ring.Ring), serving: make(chan struct{}), asking: make(chan struct{}, askMax)}
 	n.parking, n.mover = &parking{n: n}, newMover(n)
 	var err error
-	if n.host, err = host.New(classes, host.Options{Logger: cfg.Logger, Skim: skim, Objects: n.object}); err != nil {
+	if n.host, err = host.New(classes, host.Options{Logger: cfg.Logger, Skim: skim, Objects: n.object, MaxActivations: cfg.MaxActivations}); err != nil {
 		return nil, err
 	}
 	if n.boot, err = newBoot(); err != nil {

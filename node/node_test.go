@@ -329,6 +329,7 @@ func TestConfigRefuses(t *testing.T) {
 		{func(c *Config) { c.Replicas, c.ReplicasSet = 9, true }, "--replicas 9: want 1 to 7"},
 		{func(c *Config) { c.BootstrapExpect, c.Shards = 5, 8 }, "--bootstrap-expect 5: with --shards 8 at most 4"},
 		{func(c *Config) { c.SnapshotRate = 100 }, "--snapshot-rate 100: want at least 1048576"},
+		{func(c *Config) { c.MaxActivations = -1 }, "--max-activations -1: want at least 1"},
 		{func(c *Config) { c.Lease = "hope" }, "--lease hope: want clock or quorum"},
 		{func(c *Config) { c.Lease = "x" }, "--lease x"},
 		{func(c *Config) { c.Timing = "x" }, "--timing x: want lan or slow"},
