@@ -24,7 +24,7 @@ const (
 	asCount = "counter"         // the store's own counters
 )
 
-// etcdConns is how many connections the client has, all to the leader: it is what brought most with 256 callers.
+// etcdConns is how many connections the client has, all to the leader.
 const etcdConns = 8
 
 func etcdSystem() *system {

@@ -20,7 +20,7 @@ import (
 	"github.com/ringfence/ringfence/transport/freeport"
 )
 
-// natsConns is how many connections the client has, all to the leader of the drive's stream: it is what brought most with 256 callers.
+// natsConns is how many connections the client has, all to the leader of the drive's stream.
 const natsConns = 4
 
 func natsSystem() *system {
