@@ -169,7 +169,7 @@ func (m *image) append(msg *raftpb.Message) {
 	if s := msg.GetSnapshot(); !raft.IsEmptySnap(s) {
 		m.install(s)
 	}
-	if msg.GetTerm() != 0 {
+	if msg.GetTerm() != 0 && (!mutant.has(commitApart) || msg.GetTerm() != m.term || msg.GetVote() != m.vote) {
 		m.term, m.vote, m.commit = msg.GetTerm(), msg.GetVote(), msg.GetCommit()
 	}
 	ents := msg.GetEntries()

@@ -48,6 +48,7 @@ const (
 	drainNode
 	mixedVersions
 	lateRequest // this and what follows is never drawn: profiles name it. One more that is drawn would give every seed another meaning
+	crashInChange
 	classes
 )
 
@@ -55,7 +56,7 @@ var classNames = [classes]string{"message lost", "message doubled", "message lat
 	"cut: one way", "cut: bridge", "cut: ring", "cut: one link", "cut: answers come late", "pause", "crash and restart", "power loss of all", "power loss after a reply",
 	"disk wiped", "slow disk", "fsync error", "slow apply", "raw transfer", "hand-over", "late proposal", "stray proposal", "wrong ring", "clocks at other rates", "quick restart", "late call to campaign",
 	"a node joins", "a node leaves", "end of a log lost", "directory copied", "node drained", "mixed versions",
-	"late request for a promise"}
+	"late request for a promise", "crash in a change"}
 
 func (c Class) String() string { return classNames[c] }
 
@@ -519,6 +520,30 @@ func (w *world) requestLate() {
 			}
 		}
 		w.unlessCut(4*timing.Election(), w.net.heal)
+	})
+}
+
+// crashedInChange: a voter has acknowledged the end of a joint change, and has crashed before it applied the beginning. All who did so are cut off, together, as
+// soon as their answers are there: the others go on without them, and they must not go on by themselves.
+func (w *world) crashedInChange(n *node, r *rep) {
+	w.count(crashInChange)
+	w.trace("crash in a change", r.rid, 0, 0)
+	if w.inChange != r.group {
+		w.inChange, w.apart = r.group, [machines]bool{}
+	}
+	w.apart[n.id] = true
+	n.quick = true
+	n.crash()
+	w.unlessCut(5*time.Millisecond, func() {
+		w.net.heal()
+		for a := range w.nodes {
+			for b := range w.nodes {
+				if w.apart[a] && !w.apart[b] {
+					w.net.block(a, b)
+				}
+			}
+		}
+		w.unlessCut(6*timing.Election(), w.net.heal)
 	})
 }
 

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -132,6 +133,10 @@ func (n *node) respond() {
 		t := n.waiting[0]
 		n.waiting = n.waiting[1:]
 		n.appended(t)
+		if n.up && n.applying && n.w.faulty(crashInChange) && endsChange(t.msg) && slices.ContainsFunc(n.applies, n.votesBefore) {
+			n.w.crashedInChange(n, t.r)
+			return
+		}
 	}
 	if n.up {
 		n.sync()
@@ -165,7 +170,8 @@ func (n *node) slowFor(d time.Duration) {
 // runApplies stores Apply tasks in order, at once or a little later.
 func (n *node) runApplies() {
 	for n.up && !n.applying && len(n.applies) > 0 {
-		if n.w.faulty(slowApply) && n.w.chance(0.05) {
+		late := n.w.faulty(crashInChange) && n.votesBefore(n.applies[0])
+		if late || n.w.faulty(slowApply) && n.w.chance(0.05) {
 			n.w.count(slowApply)
 			n.applying = true
 			inc := n.inc
@@ -180,6 +186,18 @@ func (n *node) runApplies() {
 		}
 		n.applyOne()
 	}
+}
+
+// votesBefore reports whether a task begins a joint change of a group in which the replica has a vote, and does not lead.
+func (n *node) votesBefore(t applyTask) bool {
+	return !t.r.gone && len(t.task.Conf.GetVotersOutgoing()) > 0 && !t.r.leads() && slices.Contains(t.r.image().conf.GetVoters(), t.r.rid)
+}
+
+// endsChange reports whether a joint change ends in what is appended.
+func endsChange(m *raftpb.Message) bool {
+	return slices.ContainsFunc(m.GetEntries(), func(e *raftpb.Entry) bool {
+		return e.GetType() == raftpb.EntryConfChangeV2 && len(e.GetData()) == 0
+	})
 }
 
 func (n *node) applyOne() {

@@ -48,7 +48,7 @@ func (p *Profile) fill() {
 }
 
 // Profiles direct the faults of a run, by name. Mutants and seeds of the corpus name the one that they need; the general mix has none.
-var Profiles = byName(lateAnswers, lateCalls, lateReads, quickRestarts, lateRequests, lateMessages, cutOwners, moving, copying, tails, upgrading)
+var Profiles = byName(lateAnswers, lateCalls, lateReads, quickRestarts, lateRequests, lateMessages, cutOwners, moving, movingAndCrashing, copying, tails, upgrading)
 
 func byName(ps ...Profile) map[string]Profile {
 	all := make(map[string]Profile, len(ps))
@@ -73,6 +73,9 @@ var (
 	// moving moves replicas while leaders change and rings come late.
 	moving = Profile{Name: "moving", Only: set(joinNode, leaveNode, wipe, rawTransfer, wrongHint, cutOne, cutOneWay, crash, delay, reorder),
 		FaultEvery: 500 * time.Millisecond}
+
+	// movingAndCrashing has voters crash while their group changes.
+	movingAndCrashing = Profile{Name: "moving-and-crashing", Only: set(joinNode, leaveNode, wipe, crashInChange), FaultEvery: 2 * time.Second}
 
 	// copying runs copies of directories, in small clusters.
 	copying = Profile{Name: "copies", Nodes: 3, Only: set(cloneDisk, cutOne, cutOneWay, rawTransfer, delay), FaultEvery: 400 * time.Millisecond}

@@ -66,18 +66,20 @@ type world struct {
 	models []*model // by group: the system group, then the shards'
 	keep   int      // log entries kept
 
-	groups  int // the system group and one for each shard
-	members int // at most at a time
-	first   *ring.Ring
-	newest  *ring.Ring           // committed
-	rings   [][]byte             // by epoch, from 1: what was committed
-	names   ring.NodeID          // newest handed out
-	slots   map[ring.NodeID]int  // where nodes live, and lived
-	homes   []home               // by replica
-	lost    map[uint64]bool      // replicas whose disk is gone, or has forgotten something
-	lostAt  time.Duration        // when that was last
-	going   map[ring.NodeID]bool // members that a proposed ring has as leaving
-	ghosts  map[int]int          // machines with a second process of the same node, and where that runs: mutants only
+	groups   int // the system group and one for each shard
+	members  int // at most at a time
+	first    *ring.Ring
+	newest   *ring.Ring           // committed
+	rings    [][]byte             // by epoch, from 1: what was committed
+	names    ring.NodeID          // newest handed out
+	slots    map[ring.NodeID]int  // where nodes live, and lived
+	homes    []home               // by replica
+	lost     map[uint64]bool      // replicas whose disk is gone, or has forgotten something
+	inChange int                  // group whose voters crashed in a change last
+	apart    [machines]bool       // machines where they were
+	lostAt   time.Duration        // when that was last
+	going    map[ring.NodeID]bool // members that a proposed ring has as leaving
+	ghosts   map[int]int          // machines with a second process of the same node, and where that runs: mutants only
 
 	policy, stalePolicy host.Policy
 
