@@ -113,6 +113,9 @@ func TestBytes(t *testing.T) {
 	}
 	fillers.Wait()
 	const data = ballastObjects * ballastBytes
+	r := results(t)
+	t.Cleanup(func() { report.add(r) })
+	r.calls += ballastObjects
 	moved := func(what string, least float64, do func()) {
 		s := watchSent(t, c)
 		before := s.total()
@@ -121,6 +124,7 @@ func TestBytes(t *testing.T) {
 		s.cancel()
 		s.done.Wait()
 		bytes := s.total() - before
+		r.faults["planned change"]++
 		remark(t, "%s: %.1f MB of snapshots sent, %.2f times the least possible", what, bytes/(1<<20), bytes/least)
 		switch {
 		case bytes > movedLimit*least:
@@ -138,10 +142,13 @@ func TestBytes(t *testing.T) {
 	}
 	moved("one leaves", held*data/float64(c.shards), func() { c.leave(t, leaver); c.waitSettled(t, 2*time.Minute) })
 	for o := range ballastObjects {
+		began := time.Now()
 		m, err := actor.Call[map[string][]byte](t.Context(), cl.Object("Map", fmt.Sprint("ballast-", o)), "Get", []string{"junk"})
 		if err != nil || string(m["junk"]) != string(junk(o)) {
 			t.Errorf("ballast %d is another: %d bytes, %v", o, len(m["junk"]), err)
+			r.violations++
 		}
+		r.calls, r.longest = r.calls+1, max(r.longest, time.Since(began))
 	}
 }
 

@@ -29,6 +29,8 @@ type usage struct {
 
 // measureIdle wants less than limit percent of one core of each node, and memory that stays.
 func measureIdle(t *testing.T, shards int, limit float64) {
+	r := results(t)
+	defer func() { report.add(r) }()
 	c := startCluster(t, 3, shards)
 	pass(t, 10*time.Second) // what starting costs is no idling
 	s, err := status(listenAddr(1))

@@ -185,4 +185,6 @@ func needsNemesis(t *testing.T) {
 	if !*enabled {
 		t.Skip("drives processes in network namespaces as root: run with -nemesis; .ci/run does so for some, where it can")
 	}
+	r := results(t)
+	t.Cleanup(func() { report.ended(r) }) // after all others
 }

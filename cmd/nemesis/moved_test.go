@@ -59,6 +59,7 @@ func TestMoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(cl.Close)
+	u := startUser(t, c)
 	for round := range rounds(3, 10) {
 		key := fmt.Sprintf("w%d", round)
 		ref := cl.Object("Watcher", key)
@@ -69,6 +70,7 @@ func TestMoved(t *testing.T) {
 		}()
 		victim := c.runner(t, cl, key)
 		pass(t, 500*time.Millisecond) // the event runs
+		keys, from := u.ownedBy(victim), now()
 		others := c.others(victim)
 		mustDrop(t, victim, rules{in: others, out: others})
 		cut := now()
@@ -87,9 +89,13 @@ func TestMoved(t *testing.T) {
 		if at-cut > refusalLimit {
 			late(t, "storage failed %v after the cut, want %v at most", ms(at-cut), refusalLimit)
 		}
+		u.more(counters)
+		u.fault("cut", from, keys)
 		mustDrop(t, victim, rules{})
 		c.waitWhole(t, 30*time.Second)
+		u.more(2 * counters)
 	}
+	u.finish().wantOutages(t, silentLimit)
 }
 
 // runner is the node that owns an object.

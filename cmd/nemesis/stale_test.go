@@ -70,7 +70,7 @@ func TestStale(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(cl.Close)
-	total := row{name: "Stale", faults: map[string]int{}}
+	u := startUser(t, c)
 	for round := range rounds(2, 10) {
 		for _, s := range []struct {
 			name, class string
@@ -95,8 +95,7 @@ func TestStale(t *testing.T) {
 					ended <- answer{n, err}
 				}()
 				victim := c.logged(t, thinkBegan, s.class+"/"+key)
-				total.calls++
-				total.faults["cut"]++
+				keys, from := u.ownedBy(victim), now()
 				others := c.others(victim)
 				mustDrop(t, victim, rules{in: others, out: others})
 				cut := now()
@@ -121,23 +120,21 @@ func TestStale(t *testing.T) {
 				case s.released && (a.err != nil || a.n != 42):
 					t.Errorf("its caller was told %d, %v, want 42", a.n, a.err)
 				case !s.released && (!errors.Is(a.err, actor.ErrMoved) || !strings.Contains(a.err.Error(), actor.MovedText)):
-					total.violations++
+					u.broken.Add(1)
 					t.Errorf("its caller was told %d, %v, want %q", a.n, a.err, actor.MovedText)
 				}
-				if a.err != nil {
-					total.failed.count("moved, may have run", actor.MayHaveRun)
-				}
+				u.fault("cut", from, keys)
 				mustDrop(t, victim, rules{})
 				c.waitWhole(t, 30*time.Second)
 				if stored, err := actor.Call[int](t.Context(), ref, "Stored", nil); err != nil || stored != 0 {
-					total.violations++
+					u.broken.Add(1)
 					t.Errorf("the object has %d after it, %v; nothing was to be written", stored, err)
 				}
 				remark(t, "the new owner answered %v after the cut; the old one's event ended, and its caller was told %d, %v", ms(took), a.n, a.err)
 			})
 		}
 	}
-	report.add(total)
+	u.finish().wantOutages(t, silentLimit)
 }
 
 // clientOfOthers is a client that asks all nodes but one.

@@ -45,6 +45,6 @@ func needsTools(t *testing.T, tools ...string) {
 func notRun(t *testing.T, format string, args ...any) {
 	t.Helper()
 	why := fmt.Sprintf(format, args...)
-	report.add(row{name: t.Name()[len("Test"):], notRun: why})
+	report.add(row{name: scenario(t), notRun: why})
 	t.Skip("not run: " + why)
 }

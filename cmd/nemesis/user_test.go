@@ -32,11 +32,12 @@ type user struct {
 	extra []op          // of load processes
 
 	sample  *sample
+	row     row
 	windows []window
-	changes []named // planned work
-	faults  map[string]int
+	changes []named      // planned work
 	broken  atomic.Int64 // promises to callers
 	judges  []func(ops []op)
+	told    bool // the row is in the table
 }
 
 // window is the time of a fault, and the counters that it is expected to hit.
@@ -52,9 +53,9 @@ func startUser(t *testing.T, c *cluster) *user {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &user{t: t, c: c, load: l, faults: map[string]int{}}
+	u := &user{t: t, c: c, load: l, row: results(t)}
 	u.sample = startSample(l.cl, l.cfg.Prefix)
-	t.Cleanup(func() { u.end(); u.sample.end(); u.cl.Close() })
+	t.Cleanup(u.close)
 	u.more(4 * counters)
 	u.warm = now()
 	return u
@@ -143,7 +144,7 @@ func (u *user) busiest() (p *process, keys []int) {
 // fault notes that a fault of this kind hit these counters from then until now.
 func (u *user) fault(kind string, from time.Duration, keys []int) {
 	u.windows = append(u.windows, window{from, now(), keys})
-	u.faults[kind]++
+	u.row.faults[kind]++
 }
 
 // violation is a promise to callers that was not kept.
@@ -162,38 +163,65 @@ type verdict struct {
 // finish ends the load, checks every counter and adds a row to the table.
 func (u *user) finish() verdict {
 	u.t.Helper()
-	u.load.end()
-	u.sample.end()
-	byKey := map[int][]op{}
-	v := verdict{row: row{name: strings.TrimPrefix(u.t.Name(), "Test"), faults: u.faults}, ops: append(u.ops, u.extra...)}
-	v.calls = len(u.ops) // not those of load processes: a client that is cut off fails
-	for _, o := range u.ops {
-		if o.Start >= u.warm {
-			v.longest = max(v.longest, o.End-o.Start)
-		}
-		if !o.ok() {
-			v.failed.count(o.Fail, o.Outcome)
-		}
-	}
-	for _, o := range v.ops {
+	byKey := u.endLoad()
+	v := verdict{ops: append(u.ops, u.extra...)}
+	for _, o := range u.extra {
 		byKey[o.Key] = append(byKey[o.Key], o)
 	}
 	u.keep(v.ops)
 	u.checkAll(byKey)
 	calls, undecided := u.sample.check(u)
-	v.calls += calls
+	u.row.calls += calls
 	remark(u.t, "registers and queues: %d calls, %d of unknown outcome, searched for a legal order object by object", calls, undecided)
 	for _, judge := range u.judges {
 		judge(v.ops)
 	}
-	v.violations = int(u.broken.Load())
 	for _, w := range u.windows {
 		for _, key := range w.Keys {
-			v.outages = append(v.outages, outage(byKey[key], w.From, w.To))
+			u.row.outages = append(u.row.outages, outage(byKey[key], w.From, w.To))
 		}
 	}
-	report.add(v.row)
+	v.row = u.tell()
 	return v
+}
+
+// endLoad ends the load and adds it up; not that of load processes: a client that is cut off fails.
+func (u *user) endLoad() map[int][]op {
+	ended := now()
+	u.load.end()
+	u.sample.end()
+	byKey := map[int][]op{}
+	for _, o := range u.ops {
+		byKey[o.Key] = append(byKey[o.Key], o)
+		if o.Start >= u.warm {
+			u.row.longest = max(u.row.longest, o.End-o.Start)
+		}
+		if !o.ok() {
+			u.row.failed.add(o.Fail, 1)
+		}
+	}
+	u.row.calls = len(u.ops)
+	if u.warm > 0 {
+		for key := range counters {
+			u.row.unavailable = max(u.row.unavailable, outage(byKey[key], u.warm, ended))
+		}
+	}
+	return byKey
+}
+
+func (u *user) tell() row {
+	u.told, u.row.violations = true, int(u.broken.Load())
+	report.add(u.row)
+	return u.row
+}
+
+// close ends the load of a test that has ended, and shows what there was of one that ended early.
+func (u *user) close() {
+	if !u.told {
+		u.endLoad()
+		u.tell()
+	}
+	u.cl.Close()
 }
 
 // keep writes the history beside the logs, which stay there if the test fails.
@@ -239,7 +267,7 @@ func longestIn(ops []op, from, to time.Duration) (longest time.Duration) {
 // wantNoFailure is for planned work.
 func (v verdict) wantNoFailure(t *testing.T, limit time.Duration) {
 	t.Helper()
-	for kind, n := range v.failed.kinds {
+	for kind, n := range v.failed {
 		t.Errorf("%d calls failed: %s", n, kind)
 	}
 	if v.longest >= limit {
