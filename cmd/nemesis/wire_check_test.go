@@ -70,6 +70,49 @@ func TestWire(t *testing.T) {
 	}
 }
 
+// TestWireRate sends twice of what a line can carry, and then lets it rest.
+func TestWireRate(t *testing.T) {
+	w := newWire(1)
+	w.faults = wireFaults{Rate: 100_000, Delay: 10 * time.Millisecond}
+	arrived, last := 0, time.Duration(0)
+	send := func(now time.Duration, from int) {
+		for d, ok := w.due(now); ok; d, ok = w.due(now) {
+			if d.at < last {
+				t.Fatalf("a frame arrives at %v, after one at %v", d.at, last)
+			}
+			if last = d.at; d.to == 2 {
+				arrived += len(d.frame)
+			}
+		}
+		if from > 0 {
+			w.send(now, from, 2, make([]byte, 1000))
+		}
+	}
+	for i := range 2000 { // 200,000 bytes in each of ten seconds
+		send(time.Duration(i)*5*time.Millisecond, 1)
+	}
+	send(10*time.Second, 0)
+	if arrived < 990_000 || arrived > 1_000_000 {
+		t.Errorf("%d bytes arrived in 10 s at 100,000 in a second", arrived)
+	}
+	if got := w.count["without room"]; got < 900 || got > 1000 {
+		t.Errorf("%d of 2000 frames found no room, want half, less what waits", got)
+	}
+	w.send(10*time.Second, 3, 2, make([]byte, 1000)) // another port's line is its own
+	if at, _ := w.next(); at > 10*time.Second+20*time.Millisecond {
+		t.Errorf("the first frame of a free line arrives at %v", at)
+	}
+	send(20*time.Second, 0)
+	if longest := last - 10*time.Second; longest > wireQueue+30*time.Millisecond {
+		t.Errorf("the last frame waited for %v", longest)
+	}
+	w.faults.Rate = 0
+	w.send(20*time.Second, 1, 2, make([]byte, 1000))
+	if at, _ := w.next(); at != 20*time.Second+10*time.Millisecond {
+		t.Errorf("on a line without a limit a frame arrives at %v", at)
+	}
+}
+
 func TestWireFlips(t *testing.T) {
 	w := newWire(1)
 	w.faults.Flips = 1

@@ -14,6 +14,7 @@ type wireFaults struct {
 	Loss    float64
 	Doubles float64
 	Flips   float64 // part with one bit wrong
+	Rate    float64 // bytes that each port may send in a second; 0: as many as come
 }
 
 // wire decides from a seed what becomes of each frame, and when. It has no clock, no lock and no goroutine.
@@ -26,6 +27,7 @@ type wire struct {
 	bytes int
 	seq   int
 	last  map[link]time.Duration // when the newest frame of a link that kept its place arrives
+	busy  map[int]time.Duration  // by port that sends: until when its line is busy with what it was given
 }
 
 type link struct{ from, to int }
@@ -38,11 +40,14 @@ type delivery struct {
 	seq   int // breaks ties
 }
 
-// wireMost is how much is on its way at once; a switch drops what it has no room for.
-const wireMost = 32 << 20
+// wireMost is how much is on its way at once, and wireQueue how long a frame waits for a line that is busy; a switch drops what it has no room for.
+const (
+	wireMost  = 32 << 20
+	wireQueue = 400 * time.Millisecond
+)
 
 func newWire(seed uint64) *wire {
-	return &wire{count: map[string]int{}, rng: rand.New(rand.NewPCG(seed, 0)), last: map[link]time.Duration{}}
+	return &wire{count: map[string]int{}, rng: rand.New(rand.NewPCG(seed, 0)), last: map[link]time.Duration{}, busy: map[int]time.Duration{}}
 }
 
 // send takes a frame, which nobody may change afterwards.
@@ -52,9 +57,14 @@ func (w *wire) send(now time.Duration, from, to int, frame []byte) {
 		w.count["lost"]++
 		return
 	}
-	if w.bytes+len(frame) > wireMost {
+	begins := max(now, w.busy[from])
+	if w.bytes+len(frame) > wireMost || w.faults.Rate > 0 && begins-now > wireQueue {
 		w.count["without room"]++
 		return
+	}
+	if w.faults.Rate > 0 {
+		now = begins + time.Duration(float64(len(frame))/w.faults.Rate*float64(time.Second))
+		w.busy[from] = now
 	}
 	if w.drawn(w.faults.Flips) && len(frame) > 14 {
 		w.count["flipped"]++
