@@ -48,10 +48,16 @@ func TestCut(t *testing.T) {
 }
 
 // TestReset has a node answer what the others send by TCP with resets, as a firewall does that refuses and does not drop. Gossip goes on, and says that all is well.
+// And it has all its open connections, of nodes and clients, fall silent for good, as a firewall does that has lost its memory: new ones are taken.
 func TestReset(t *testing.T) {
 	needsNemesis(t)
 	c := startCluster(t, 3, 64)
-	cutWith(t, c, "reset", 10*time.Second, func(others []string) rules { return rules{in: others, refuse: true} })
+	t.Run("refused", func(t *testing.T) {
+		cutWith(t, c, "reset", 10*time.Second, func(others []string) rules { return rules{in: others, refuse: true} })
+	})
+	t.Run("half-open", func(t *testing.T) {
+		cutWith(t, c, "half-open connections", 10*time.Second, func(others []string) rules { return rules{in: append(others, subnet+"100"), open: true} })
+	})
 }
 
 // TestCutQuorum is the cut that matters most, of owners that rely on no clock: not one read may be answered that begins after it.
@@ -291,5 +297,5 @@ func remark(t *testing.T, format string, args ...any) {
 	t.Helper()
 	s := fmt.Sprintf(format, args...)
 	t.Log(s)
-	report.add(row{name: t.Name()[len("Test"):], remark: s})
+	report.add(row{name: scenario(t), remark: s})
 }

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -69,9 +71,9 @@ func (n network) remove() error {
 	return errors.Join(errs...)
 }
 
-var ours = regexp.MustCompile(`(?m)^(rf([0-9a-f]+)-(?:hub|n[0-9]+|c[12]))\b`)
+var ours = regexp.MustCompile(`(?m)^(rf([0-9a-f]+)-(?:hub|n[0-9]+|c[12]|memory))\b`)
 
-// leftovers are the namespaces, of all that `ip netns list` names, whose makers are gone: a killed run cannot remove its own.
+// leftovers are the namespaces and control groups, of all that are named line by line, whose makers are gone: a killed run cannot remove its own.
 func leftovers(list string, runs func(pid int) bool) (names []string) {
 	for _, m := range ours.FindAllStringSubmatch(list, -1) {
 		if pid, err := strconv.ParseInt(m[2], 16, 32); err == nil && !runs(int(pid)) {
@@ -92,6 +94,15 @@ func sweep() (int, error) {
 	var errs []error
 	for _, n := range names {
 		errs = append(errs, run("ip netns del "+n, ""))
+	}
+	for _, root := range memoryRoots(os.Getpid()) {
+		groups, err := filepath.Glob(filepath.Join(root, "rf*-memory"))
+		errs = append(errs, err)
+		for _, g := range groups {
+			if len(leftovers(filepath.Base(g), isNemesis)) > 0 {
+				errs = append(errs, os.Remove(g))
+			}
+		}
 	}
 	return len(names), errors.Join(errs...)
 }
@@ -120,11 +131,16 @@ type rules struct {
 	in, out []string // from and to these addresses
 	udpOnly bool
 	refuse  bool    // answer what comes in by TCP with a reset, instead of dropping it
+	open    bool    // only what belongs to TCP connections that are open now, from and to in: new ones are taken
 	loss    float64 // this part of all packets that come in, of 1
 }
 
+// marks counts the marks by which connections are told apart: each begins after a rules.open, and has a mark that older ones do not have.
+var marks atomic.Int32
+
 // drop replaces what a namespace drops, in one transaction.
 func drop(ns string, r rules) error {
+	mark := marks.Add(1)
 	var b strings.Builder
 	b.WriteString("table inet nemesis {}\ndelete table inet nemesis\ntable inet nemesis {\n")
 	for _, c := range []struct {
@@ -132,6 +148,10 @@ func drop(ns string, r rules) error {
 		ips         []string
 	}{{"input", "ip saddr", r.in}, {"output", "ip daddr", r.out}} {
 		fmt.Fprintf(&b, "chain %s { type filter hook %s priority 0; policy accept;\n", c.hook, c.hook)
+		if r.open {
+			fmt.Fprintf(&b, "tcp flags & (syn | ack) == syn ct mark set %d\n%s { %s } meta l4proto tcp ct mark != %d drop\n}\n", mark, c.match, strings.Join(r.in, ", "), mark)
+			continue
+		}
 		if len(c.ips) > 0 {
 			fmt.Fprintf(&b, "%s { %s } ", c.match, strings.Join(c.ips, ", "))
 			if r.udpOnly {

@@ -12,9 +12,9 @@ import (
 )
 
 func TestLeftovers(t *testing.T) {
-	const list = "rf1f-n1 (id: 3)\nrf1f-hub\nrf2a-c2 (id: 1)\nrf2a-n12\nblue\nrfzz-n1\nrf2a-x\nmy-rf2a-n1\nrf-n1\nrffffffffffff-n1\n"
+	const list = "rf1f-n1 (id: 3)\nrf1f-hub\nrf2a-c2 (id: 1)\nrf2a-n12\nblue\nrfzz-n1\nrf2a-x\nmy-rf2a-n1\nrf-n1\nrffffffffffff-n1\nrf2a-memory\n"
 	got := leftovers(list, func(pid int) bool { return pid == 0x1f })
-	if want := []string{"rf2a-c2", "rf2a-n12"}; !slices.Equal(got, want) {
+	if want := []string{"rf2a-c2", "rf2a-n12", "rf2a-memory"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 	if !isNemesis(os.Getpid()) {
