@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -99,19 +100,44 @@ func TestSlowDisk(t *testing.T) {
 	needsTracing(t)
 	c := startCluster(t, 3, 64)
 	u := startUser(t, c)
+	u.more(8 * counters)
+	quiet := now()
 	for i := range 2 {
-		victim, _ := u.busiest()
+		victim, keys := u.busiest()
 		if i == 1 {
 			victim = c.nodes[0]
 			if owner, _ := u.busiest(); owner == victim {
 				victim = c.nodes[1]
 			}
+			keys = u.ownedBy(victim)
 		}
 		strace := (*injected)(nil)
 		d := u.disturb("slow disk", func() { strace = victim.inject(t, "delay_enter=300000") }, func() { strace.end() })
-		u.judges = append(u.judges, func(ops []op) { d.judge(verdict{ops: ops}) })
+		u.judges = append(u.judges, func(ops []op) {
+			d.judge(verdict{ops: ops})
+			before, during := othersP99(ops, keys, u.warm, quiet), othersP99(ops, keys, d.from, d.to)
+			remark(t, "99 of 100 calls of objects that other nodes owned took less than %v before, and %v while node %d's disk was slow", ms(before), ms(during), victim.number)
+			if during > 2*before+slowElsewhere {
+				late(t, "99 of 100 calls of objects that other nodes owned took %v, and %v before", ms(during), ms(before))
+			}
+		})
 	}
 	u.finish()
+}
+
+// slowElsewhere is what two busy cores add to calls of objects on other nodes.
+const slowElsewhere = 50 * time.Millisecond
+
+// othersP99 is what 99 of 100 calls took, within a time, of counters that are not these.
+func othersP99(ops []op, keys []int, from, to time.Duration) time.Duration {
+	var all []time.Duration
+	for _, o := range ops {
+		if o.Start >= from && o.End <= to && !slices.Contains(keys, o.Key) {
+			all = append(all, o.End-o.Start)
+		}
+	}
+	slices.Sort(all)
+	return quantile(all, 0.99)
 }
 
 // TestStarved gives one node a fifth of the processor time that it wants, in turns of a tenth of a second, as a container's quota does.

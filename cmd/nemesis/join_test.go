@@ -108,12 +108,35 @@ func TestIdentity(t *testing.T) {
 	c := startCluster(t, 3, 64)
 	u := startUser(t, c)
 	moved := c.nodes[2]
-	t.Run("new address", func(t *testing.T) { moved = c.restartElsewhere(t, moved, 6) })
-	t.Run("copy", func(t *testing.T) { c.startCopy(t, moved, 7) })
-	t.Run("directory in use", func(t *testing.T) { c.startTwice(t, moved, 5) })
-	t.Run("wiped disk", func(t *testing.T) { c.restartWiped(t, c.nodes[1]) })
+	for _, what := range []struct {
+		name string
+		do   func(t *testing.T)
+	}{
+		{"new address", func(t *testing.T) { moved = c.restartElsewhere(t, moved, 6) }},
+		{"copy", func(t *testing.T) { c.startCopy(t, moved, 7) }},
+		{"directory in use", func(t *testing.T) { c.startTwice(t, moved, 5) }},
+	} {
+		from := now()
+		t.Run(what.name, what.do)
+		u.fault(what.name, from, nil)
+	}
 	u.more(2 * counters)
 	u.finish()
+}
+
+// TestWiped takes a node's disk away. The cluster is its own: a shard that has moved to and fro stays where it is for half a minute, then for one and for two.
+func TestWiped(t *testing.T) {
+	needsNemesis(t)
+	c := startCluster(t, 3, 64)
+	u := startUser(t, c)
+	for range rounds(1, 3) {
+		victim, keys := u.busiest()
+		from := now()
+		c.restartWiped(t, victim)
+		u.more(2 * counters)
+		u.fault("wiped disk", from, keys)
+	}
+	u.finish().wantOutages(t, silentLimit)
 }
 
 // restartElsewhere stops a node and starts it with its directory at another address: the same node.
