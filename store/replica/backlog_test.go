@@ -3,7 +3,10 @@ package replica
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"log/slog"
+	"maps"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -63,8 +66,8 @@ func (r *backlogRig) stored(when string, e *store.Engine, index uint64, keys map
 	}
 }
 
-// A follower stores what it decides with the next tick, all of it as of the last entry.
-func TestBacklogIsStoredWithTheTick(t *testing.T) {
+// A follower stores what it decides after a few ticks, all of it as of the last entry.
+func TestBacklogIsStoredAfterAFewTicks(t *testing.T) {
 	r := newBacklogRig(t)
 	before := r.m.g.Applied()
 	r.m.act(decided(2, "a", nil))
@@ -72,13 +75,15 @@ func TestBacklogIsStoredWithTheTick(t *testing.T) {
 	r.m.act(decided(4, "a", nil))
 	r.run()
 	if got, _, err := r.m.state.Load(); got != before || err != nil {
-		t.Fatalf("index %d is stored before the tick, %v; it was %d", got, err, before)
+		t.Fatalf("index %d is stored at once, %v; it was %d", got, err, before)
 	}
 	if got := r.m.g.Applied(); got != before {
 		t.Fatalf("the group was told that %d is stored", got)
 	}
-	r.d.tick(r.d.now())
-	r.stored("after the tick", r.e, 4, map[string]uint64{"a": 4, "b": 3})
+	for range backlogTicks {
+		r.d.tick(r.d.now())
+	}
+	r.stored("after a few ticks", r.e, 4, map[string]uint64{"a": 4, "b": 3})
 	if got := r.m.g.Applied(); got != 4 || len(r.m.backlog) != 0 || r.m.backlogBytes != 0 {
 		t.Fatalf("the group has applied %d, %d tasks are left with %d bytes", got, len(r.m.backlog), r.m.backlogBytes)
 	}
@@ -93,7 +98,7 @@ func TestBacklogHasALimit(t *testing.T) {
 			break
 		}
 		if r.m.backlogBytes >= backlogBytes {
-			t.Fatalf("%d bytes are left for the tick", r.m.backlogBytes)
+			t.Fatalf("%d bytes are left for later", r.m.backlogBytes)
 		}
 	}
 	last := r.m.backlog[len(r.m.backlog)-1].Index
@@ -134,4 +139,49 @@ func TestBacklogIsStoredAtTheEnd(t *testing.T) {
 	cancel()
 	noErr(t, r.d.Run(ctx))
 	r.stored("after the end", r.e, 2, map[string]uint64{"a": 2})
+}
+
+// Tasks stored in one batch leave what they leave when each is stored by itself.
+func TestTasksInOneBatchLeaveWhatEachWouldLeave(t *testing.T) {
+	rng := rand.New(rand.NewPCG(7, 7))
+	key := func() []byte { return fmt.Appendf(nil, "k%02d", rng.IntN(20)) }
+	for round := range 200 {
+		var tasks []*ApplyTask
+		want := map[string]string{}
+		skipped := 0
+		for i := range 1 + rng.IntN(8) {
+			task := &ApplyTask{Index: uint64(2 + i), Fence: store.Fence{Token: 2, Seq: uint64(i)}}
+			for range rng.IntN(6) {
+				w := store.Write{Key: key()}
+				switch what := rng.IntN(20); {
+				case what == 0 && round%4 == 0:
+					w.End, w.Delete = key(), true
+					maps.DeleteFunc(want, func(k, _ string) bool { return k >= string(w.Key) && k < string(w.End) })
+				case what < 5:
+					w.Delete = true
+					delete(want, string(w.Key))
+				default:
+					w.Value = fmt.Append(nil, round, i, skipped)
+					want[string(w.Key)] = string(w.Value)
+				}
+				task.Writes = append(task.Writes, w)
+				skipped++
+			}
+			tasks = append(tasks, task)
+		}
+		r := newBacklogRig(t)
+		b := r.e.NewBatch()
+		if _, err := r.m.state.StageApply(b, tasks...); err != nil {
+			t.Fatal(err)
+		}
+		noErr(t, b.Commit(false))
+		got := map[string]string{}
+		noErr(t, r.m.state.Reader().Scan([]byte("k"), []byte("l"), false, func(k, v []byte) bool {
+			got[string(k)] = string(v)
+			return true
+		}))
+		if applied, fence, err := r.m.state.Load(); !maps.Equal(got, want) || err != nil || applied != tasks[len(tasks)-1].Index || fence != tasks[len(tasks)-1].Fence {
+			t.Fatalf("round %d: %v are stored at %d, fence %+v, %v; want %v", round, got, applied, fence, err, want)
+		}
+	}
 }

@@ -374,18 +374,22 @@ func (d *Driver) submit(s submission) {
 func (d *Driver) tick(now time.Duration) {
 	d.ticks++
 	d.led = true
+	compact := d.ticks%compactTicks == 0
+	settle := compact || d.ticks%backlogTicks == 0 // a log is not truncated beyond what is applied
 	for _, m := range d.order {
 		m.guard(func() { m.g.Tick(now) })
 		d.led = d.led && (m.halted || m.g.Leader() != 0)
 		m.sendNotices()
-		m.settle()
+		if settle {
+			m.settle()
+		}
 		if !m.halted && m.g.HasReady() {
 			d.mark(m)
 		}
 	}
 	d.flush()
 	d.apply()
-	if d.ticks%compactTicks == 0 {
+	if compact {
 		for _, m := range d.order {
 			d.compact(m)
 		}
@@ -635,8 +639,11 @@ func (d *Driver) flushOne(o *outgoing) {
 	}
 }
 
-// backlogBytes is how much a follower leaves unapplied until the next tick.
-const backlogBytes = 64 << 10
+// A follower leaves what it decides unapplied for so many ticks, and up to so many bytes.
+const (
+	backlogTicks = 4
+	backlogBytes = 64 << 10
+)
 
 // settle has a group's backlog stored with the next batch.
 func (m *member) settle() {
@@ -647,8 +654,8 @@ func (m *member) settle() {
 }
 
 // apply stores the backlogs that are due in one batch, unsynced unless a configuration changes: their log entries are synced already, and in the
-// same WAL before. A leader's is due at once, for its owner waits. A follower's is read by nobody: what it gathers until the next tick has index and fence
-// stored once and not with each entry.
+// same WAL before. A leader's is due at once, for its owner waits. A follower's is read by nobody: of what it gathers for a few ticks each key is
+// stored once, index and fence too, and not with each entry.
 func (d *Driver) apply() {
 	if len(d.due) == 0 {
 		return

@@ -3,6 +3,8 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"unsafe"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -18,7 +20,9 @@ type StateStore struct {
 	e      *store.Engine
 	g      ring.GroupID
 	reader store.Reader
-	buf    []byte // of who stages
+	buf    []byte // of who stages, as is all below
+	writes []store.Write
+	later  map[string]struct{}
 }
 
 // NewStateStore is the state of the group's replica.
@@ -90,12 +94,13 @@ func decodeConf(g ring.GroupID, v []byte, ok bool, err error) (*raftpb.ConfState
 }
 
 // StageApply puts the effects of tasks, one after the other, into b, and reports whether the configuration is among them. What there is of a
-// state only once, the index, the fence and the configuration, is staged as the last of them leaves it. Tasks are staged and committed in the order of the
-// log, by one goroutine.
+// state only once, the index, the fence, the configuration and each key, is staged as the last of them leaves it. Tasks are staged and committed in the
+// order of the log, by one goroutine.
 func (s *StateStore) StageApply(b *store.Batch, tasks ...*ApplyTask) (conf bool, err error) {
 	var m StateMeta
+	all := s.writes[:0]
 	for _, t := range tasks {
-		b.ApplyWrites(s.g, t.Writes)
+		all = append(all, t.Writes...)
 		if t.History != nil {
 			b.SetHistory(s.g, t.History)
 		}
@@ -104,7 +109,41 @@ func (s *StateStore) StageApply(b *store.Batch, tasks ...*ApplyTask) (conf bool,
 			m.Conf = t.Conf
 		}
 	}
+	ws := all
+	if len(tasks) > 1 {
+		ws = s.newest(all)
+	}
+	b.ApplyWrites(s.g, ws)
+	clear(all) // they hold on to entries
+	if s.writes = all; cap(all) > keepWrites {
+		s.writes = nil
+	}
 	return m.Conf != nil, s.stageMeta(b, m)
+}
+
+// keepWrites is how many writes have room in what is kept between two batches.
+const keepWrites = 1024
+
+// newest leaves out writes that later ones of the same key replace. Writes of whole ranges are few: where there is one, all stay as they are.
+func (s *StateStore) newest(ws []store.Write) []store.Write {
+	if slices.ContainsFunc(ws, func(w store.Write) bool { return w.IsRange() }) {
+		return ws
+	}
+	if s.later == nil {
+		s.later = make(map[string]struct{})
+	}
+	defer clear(s.later)
+	to := len(ws)
+	for i := len(ws) - 1; i >= 0; i-- {
+		key := unsafe.String(unsafe.SliceData(ws[i].Key), len(ws[i].Key)) // good until the map is cleared
+		if _, ok := s.later[key]; ok {
+			continue
+		}
+		s.later[key] = struct{}{}
+		to--
+		ws[to] = ws[i]
+	}
+	return ws[to:]
 }
 
 func (s *StateStore) stageMeta(b *store.Batch, m StateMeta) error {
