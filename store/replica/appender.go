@@ -3,6 +3,7 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -77,6 +78,7 @@ func (a *appender) run() {
 	defer batch.Close()
 	var jobs []appendJob
 	for range a.wake {
+		runtime.Gosched() // as the driver does: what is about to be asked for goes into the same batch, with the same fsync
 		a.mu.Lock()
 		jobs, a.pending = a.pending, jobs[:0]
 		stopped := a.stopped
