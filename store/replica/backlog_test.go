@@ -131,6 +131,49 @@ func TestBacklogIsStoredBeforeASnapshot(t *testing.T) {
 	r.stored("when the snapshot is handed to the appender", r.e, 2, map[string]uint64{"a": 2})
 }
 
+// Who asks for the history gets rows that go as far as its head: those of a backlog are stored first.
+func TestBacklogIsStoredBeforeTheHistoryIsRead(t *testing.T) {
+	r := newBacklogRig(t)
+	o := decided(2, "a", nil)
+	h := store.NewHistory(1, store.Fence{}, nil)
+	h.Conf(2, 3, []byte("change"), 5, 0)
+	h.Take(2, o.Apply[0].Fence)
+	o.Apply[0].History = h.Flush()
+	r.m.act(o)
+	got := make(chan error, 1)
+	go func() {
+		_, err := r.d.History(t.Context(), r.m.id)
+		got <- err
+	}()
+	<-r.d.inbox.wake
+	r.run()
+	noErr(t, <-got)
+	r.stored("after somebody asked", r.e, 2, map[string]uint64{"a": 2})
+	if head, ok, err := r.e.HistoryHead(r.m.id); !ok || err != nil || head.Index != 2 {
+		t.Errorf("the history is stored up to %d, %v, %v", head.Index, ok, err)
+	}
+}
+
+// A state may be stored before anything was worth a row of the history. When the process has ended there, the history still begins where the group does: else
+// copies that ended elsewhere could not be compared with it any more.
+func TestHistoryBeginsWithTheGroup(t *testing.T) {
+	r := newBacklogRig(t)
+	b := r.e.NewBatch()
+	entry := &raftpb.Entry{Index: new(uint64(2)), Term: new(uint64(2))} // of a new leader: empty
+	noErr(t, r.m.log.Stage(b, nil, []*raftpb.Entry{entry}))
+	_, err := r.m.state.StageApply(b, &ApplyTask{Index: 2})
+	noErr(t, err)
+	noErr(t, b.Commit(true))
+	if _, ok, err := r.e.HistoryHead(r.m.id); ok || err != nil {
+		t.Fatalf("a history is stored, %v: this test holds nothing", err)
+	}
+	h, err := loadHistory(r.e, r.m.log, 2, store.Fence{})
+	noErr(t, err)
+	if head := h.Head(); head.Origin != bootIndex || head.Since != bootIndex || head.Index != 2 {
+		t.Errorf("the history begins at %d, its prints at %d, and it stands at %d", head.Since, head.Origin, head.Index)
+	}
+}
+
 // What is not yet stored when a driver stops is stored by then.
 func TestBacklogIsStoredAtTheEnd(t *testing.T) {
 	r := newBacklogRig(t)

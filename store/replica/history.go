@@ -18,6 +18,12 @@ import (
 // run here since or because there never was one, begins anew there; so does one that cannot be read, which err tells.
 func loadHistory(e *store.Engine, l *LogStore, applied uint64, f store.Fence) (h *store.History, err error) {
 	head, ok, err := e.HistoryHead(l.g)
+	if err == nil && !ok {
+		// Nothing was worth a row so far. What was applied since the group was made is in its log, unless no history was kept then.
+		if first, err := l.FirstIndex(); err == nil && first == bootIndex+1 && applied >= bootIndex {
+			head, ok = store.NewHistory(bootIndex, store.Fence{}, nil).Head(), true
+		}
+	}
 	if err == nil && ok {
 		if h, err = replay(l, head, applied, f); err == nil {
 			return h, nil
@@ -150,6 +156,8 @@ func (d *Driver) History(ctx context.Context, g ring.GroupID) (store.ReplicaHist
 		if m == nil {
 			return fmt.Errorf("%v has no replica here", g)
 		}
+		m.settle() // the rows are read from storage, and go as far as the head
+		d.apply()
 		h := m.g.History()
 		got <- store.ReplicaHistory{Node: d.cfg.Node, Replica: m.self, Head: h.Head(), Recent: h.Recent()}
 		return nil
