@@ -9,6 +9,7 @@ import (
 
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/node"
+	"github.com/ringfence/ringfence/ring"
 	"github.com/ringfence/ringfence/transport/client"
 )
 
@@ -178,7 +179,7 @@ func (s *story) noFailure() error {
 	return nil
 }
 
-// share waits until a node owns at least half of what would be its equal share.
+// share waits until a node owns at least half of what would be its equal share, or all that placement gives it, if that is less: it is even only by and large.
 func (s *story) share(ctx context.Context, n *demoNode) (int, error) {
 	for {
 		st, err := s.status(ctx)
@@ -191,13 +192,40 @@ func (s *story) share(ctx context.Context, n *demoNode) (int, error) {
 				owned = m.Owned
 			}
 		}
-		if owned >= st.Shards/len(st.Nodes)/2 {
+		placed, err := s.placed(ctx, n)
+		if err == nil && owned > 0 && owned >= min(st.Shards/len(st.Nodes)/2, placed) {
 			return owned, nil
 		}
 		if err := pauseFor(ctx, readyPause); err != nil {
 			return owned, fmt.Errorf("node %d owns %d of %d shards; %s under way: %w", n.number, owned, st.Shards, plural(len(st.Moves), "move"), err)
 		}
 	}
+}
+
+// placed is for how many shards the members' placement prefers a node, 0 if it is no member.
+func (s *story) placed(ctx context.Context, n *demoNode) (placed int, err error) {
+	b, err := ask(ctx, s.cl, s.reachable(nil), "ring", nil)
+	if err != nil {
+		return 0, err
+	}
+	r, err := ring.Decode(b)
+	if err != nil {
+		return 0, err
+	}
+	var self ring.NodeID
+	var members []ring.NodeID
+	for _, m := range r.Members() {
+		if members = append(members, m.ID); m.Addr == n.addrs.listen {
+			self = m.ID
+		}
+	}
+	place, err := ring.Place(members, r.Shards(), 1)
+	for _, nodes := range place {
+		if nodes[0] == self {
+			placed++
+		}
+	}
+	return placed, err
 }
 
 func (s *story) status(ctx context.Context) (node.Status, error) {
