@@ -9,7 +9,6 @@ import (
 
 	"github.com/ringfence/ringfence/actor"
 	"github.com/ringfence/ringfence/node"
-	"github.com/ringfence/ringfence/ring"
 	"github.com/ringfence/ringfence/transport/client"
 )
 
@@ -208,24 +207,7 @@ func (s *story) placed(ctx context.Context, n *demoNode) (placed int, err error)
 	if err != nil {
 		return 0, err
 	}
-	r, err := ring.Decode(b)
-	if err != nil {
-		return 0, err
-	}
-	var self ring.NodeID
-	var members []ring.NodeID
-	for _, m := range r.Members() {
-		if members = append(members, m.ID); m.Addr == n.addrs.listen {
-			self = m.ID
-		}
-	}
-	place, err := ring.Place(members, r.Shards(), 1)
-	for _, nodes := range place {
-		if nodes[0] == self {
-			placed++
-		}
-	}
-	return placed, err
+	return node.Placed(b, n.addrs.listen)
 }
 
 func (s *story) status(ctx context.Context) (node.Status, error) {

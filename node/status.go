@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"github.com/vmihailenco/msgpack/v5"
 
 	"github.com/ringfence/ringfence/ring"
@@ -79,4 +80,26 @@ func DecodeWhere(b []byte) (Where, error) {
 type WhereRequest struct {
 	Class string `msgpack:"class"`
 	Key   string `msgpack:"key"`
+}
+
+// Placed counts, from the answer to a "ring" request, the shards for which placement prefers the member that listens at addr; 0 if there is none.
+func Placed(answer []byte, addr string) (placed int, err error) {
+	r, err := ring.Decode(answer)
+	if err != nil {
+		return 0, fmt.Errorf("the answer is no ring: %w", err)
+	}
+	var self ring.NodeID
+	var members []ring.NodeID
+	for _, m := range r.Members() {
+		if members = append(members, m.ID); m.Addr == addr {
+			self = m.ID
+		}
+	}
+	place, err := ring.Place(members, r.Shards(), 1)
+	for _, nodes := range place {
+		if nodes[0] == self {
+			placed++
+		}
+	}
+	return placed, err
 }
