@@ -16,6 +16,8 @@ const (
 	drainTime    = 2 * time.Second         // running events may go on for so long; then they are cut off before their writes are submitted
 	takeoverTime = 1500 * time.Millisecond // the other one leads by then, or has failed to
 	stopMoves    = 16                      // shards handed over at a time by a node that stops
+	stopWait     = time.Second             // it waits so long for others to be able to take what is left
+	stopPause    = 20 * time.Millisecond   // between two looks
 	backMoves    = 4                       // shards given back at a time
 	backPause    = 250 * time.Millisecond  // between two looks for shards that the ring prefers elsewhere, while there are some
 	backRest     = time.Second             // while there are none
@@ -184,13 +186,30 @@ func (m *mover) successor(ctx context.Context, g ring.GroupID) ring.NodeID {
 	return 0
 }
 
-// everything hands over all that this node owns, once. What has no successor stays until the node is gone.
+// everything hands over all that this node owns. What nobody can take yet waits for a moment: a node that has just come back keeps quiet for the length of a
+// promise, and then says that it follows. What has no successor by then stays until this node is gone.
 func (m *mover) everything(ctx context.Context) error {
 	r, d := m.n.ring.Load(), m.n.driver.Load()
 	if r == nil || d == nil {
 		return nil
 	}
 	d.Stay()
+	for began := time.Now(); ; {
+		err := m.handOverAll(ctx)
+		if time.Since(began) > stopWait || !d.Hopes(ctx) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(stopPause):
+		}
+	}
+}
+
+// handOverAll hands over what this node owns and another could lead now.
+func (m *mover) handOverAll(ctx context.Context) error {
+	r, d := m.n.ring.Load(), m.n.driver.Load()
 	slots := make(chan struct{}, stopMoves)
 	var mu sync.Mutex
 	var errs []error

@@ -298,7 +298,15 @@ func (g *Group) Campaign() {
 }
 
 // Decline makes the replica say, with every promise, that leadership should not be handed to it, and not follow a call to campaign.
-func (g *Group) Decline() { g.declines = true }
+// If this one leads it is about to hand over, and asks for promises now: only who answers that may take over. An earlier answer may be of a process that has
+// ended since, whose successor keeps quiet.
+func (g *Group) Decline() {
+	g.declines = true
+	if l := g.lead; l != nil {
+		l.fresh = l.asked
+		g.ask()
+	}
+}
 
 // SetEpoch tells the newest ring's epoch, for later acquires.
 func (g *Group) SetEpoch(e ring.Epoch) { g.epoch = max(g.epoch, e) }

@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/tracker"
@@ -25,7 +26,7 @@ func (g *Group) Filled() []ring.ReplicaID {
 	g.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr tracker.Progress) {
 		at, heard := l.heard[ring.ReplicaID(id)]
 		if id != uint64(g.cfg.Holder.Replica) && typ == raft.ProgressTypePeer && pr.State == tracker.StateReplicate &&
-			pr.Match+fillSlack >= commit && heard && g.now-at < g.cfg.Timing.Election() && l.answers(ring.ReplicaID(id)) {
+			pr.Match+fillSlack >= commit && heard && g.now-at < g.cfg.Timing.Election() && l.answers(ring.ReplicaID(id)) && l.acked[ring.ReplicaID(id)] > l.fresh {
 			out = append(out, ring.ReplicaID(id))
 		}
 	})
@@ -38,7 +39,8 @@ func (d *Driver) Stay() {
 	d.inbox.call(func() {
 		d.stay = true
 		for _, m := range d.order {
-			m.g.Decline()
+			m.guard(m.g.Decline)
+			d.mark(m)
 		}
 	})
 }
@@ -64,6 +66,33 @@ func (d *Driver) Successors(ctx context.Context, g ring.GroupID) ([]ring.NodeID,
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+}
+
+// Hopes reports whether this node owns a group of which a voter elsewhere is heard that does not decline to lead: it may be fit to take the group
+// over in a moment, if it is not now. Safe from any goroutine.
+func (d *Driver) Hopes(ctx context.Context) bool {
+	hopes := make(chan bool, 1)
+	d.inbox.call(func() {
+		hopes <- slices.ContainsFunc(d.order, func(m *member) (some bool) {
+			if !m.halted && m.lease != nil {
+				m.guard(func() { some = m.g.hopes() })
+			}
+			return some
+		})
+	})
+	select {
+	case some := <-hopes:
+		return some
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (g *Group) hopes() bool {
+	l := g.lead
+	return l != nil && slices.ContainsFunc(g.conf.GetVoters(), func(v uint64) bool {
+		return v != uint64(g.cfg.Holder.Replica) && g.hears(v) && !l.stays[ring.ReplicaID(v)]
+	})
 }
 
 // HandOver gives a group's token back and its leadership to a node that Successors named. What its owner has submitted takes effect

@@ -191,6 +191,7 @@ func (g *Group) dress(m *raftpb.Message) {
 type asker struct {
 	asked uint64 // number of the newest request
 	floor uint64 // promises up to this number do not count: the lease was given up
+	fresh uint64 // who has answered no later request is not fit to take over, see Decline
 	sent  [askMemory]time.Duration
 	acked map[ring.ReplicaID]uint64 // number of the newest promise of each
 	stays map[ring.ReplicaID]bool   // declined to lead with its newest promise
