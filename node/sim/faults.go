@@ -318,12 +318,21 @@ func (w *world) drainNode(n *node) {
 			continue
 		}
 		r.g.Decline()
-		if able := r.g.Filled(); r.owns() && len(able) > 0 {
-			r.handOver(uint64(able[w.pick(len(able))]))
-			n.drain(r)
-		}
 	}
 	inc := n.inc
+	w.after(w.between(0, 4*timing.Tick), func() { // who has answered by then may take over
+		n.do(inc, func() {
+			for _, r := range n.reps {
+				if r == nil || r.gone || !r.owns() {
+					continue
+				}
+				if able := r.g.Filled(); len(able) > 0 {
+					r.handOver(uint64(able[w.pick(len(able))]))
+					n.drain(r)
+				}
+			}
+		})
+	})
 	w.after(w.between(100*time.Millisecond, 2*drainTimeout), func() {
 		n.do(inc, func() {
 			n.quick = n.quick || w.now >= w.calm
