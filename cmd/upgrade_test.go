@@ -26,7 +26,7 @@ var (
 // only with -upgrade.refused.
 func TestUpgrade(t *testing.T) {
 	if *upgradeFrom == "" {
-		t.Skip("-upgrade.from REV names the version to begin with")
+		t.Skip("-upgrade.from REV names the version to begin with; .ci/run upgrade gives one")
 	}
 	older, newer := buildRevision(t, *upgradeFrom), buildProgram(t, checkout(t))
 	nodes := startNodesOf(t, older, 3)
