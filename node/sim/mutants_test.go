@@ -89,7 +89,7 @@ var mutantCases = []mutantCase{
 	{name: "end of a log lost, and not noticed", set: weak(noWatermark), profile: tails},
 	{name: "commit index written apart from its entries", set: weak(commitApart), profile: movingAndCrashing},
 	{name: "a copy of a directory runs beside it", set: weak(cloneRuns), profile: copying},
-	{name: "Raft forwards proposals", set: func(on bool) { replica.Mutant.Forwarding = on },
+	{name: "Raft forwards proposals", set: func(on bool) { replica.Mutant.Forwarding = on }, profile: oneVersion,
 		survives: "the fence knows what a superseded owner proposed, whoever brings it"},
 	{name: "record of an idempotent call in another batch", set: weak(dedupApart)},
 	{name: "snapshot without records of idempotent calls", set: weak(snapshotNoDedup)},

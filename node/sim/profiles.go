@@ -15,6 +15,7 @@ import (
 type Profile struct {
 	Name       string
 	Only       Classes       // if not 0, these classes and no others are on
+	Never      Classes       // off, even if drawn
 	FaultEvery time.Duration // mean time between discrete faults. Default 1.2 s
 	Think      time.Duration // mean time a client waits between calls. Default 40 ms
 	Clients    int           // default 4
@@ -48,7 +49,7 @@ func (p *Profile) fill() {
 }
 
 // Profiles direct the faults of a run, by name. Mutants and seeds of the corpus name the one that they need; the general mix has none.
-var Profiles = byName(lateAnswers, lateCalls, lateReads, quickRestarts, lateRequests, lateMessages, cutOwners, moving, movingAndCrashing, copying, tails, upgrading)
+var Profiles = byName(lateAnswers, lateCalls, lateReads, quickRestarts, lateRequests, lateMessages, cutOwners, moving, movingAndCrashing, copying, tails, upgrading, oneVersion)
 
 func byName(ps ...Profile) map[string]Profile {
 	all := make(map[string]Profile, len(ps))
@@ -85,6 +86,9 @@ var (
 
 	// upgrading restarts processes of two versions, over and over.
 	upgrading = Profile{Name: "upgrading", Only: set(mixedVersions, drainNode, crash, wipe), FaultEvery: 700 * time.Millisecond}
+
+	// oneVersion is the general mix without translation: what the wire of the version before would refuse gets through.
+	oneVersion = Profile{Name: "one-version", Never: set(mixedVersions)}
 )
 
 // clockLease directs faults at leases that rest on promises: owners cut off right after something that ends the lease, calls that find

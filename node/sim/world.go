@@ -121,6 +121,7 @@ func (w *world) build() {
 	if only := w.cfg.Profile.Only; only != 0 {
 		w.on = only
 	}
+	w.on &^= w.cfg.Profile.Never
 	w.keep = 10 + w.pick(41)
 	w.net = network{w: w, loss: w.rng.Float64() * 0.05, repeat: w.rng.Float64() * 0.05, late: w.rng.Float64() * 0.03}
 	w.policy = host.Policy{Mailbox: 1 + w.pick(4), MailboxBytes: 250 + w.pick(1000), HeldBytes: w.pick(3 * replyBytes),
