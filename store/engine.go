@@ -242,7 +242,7 @@ func (l pebbleLogger) Fatalf(format string, args ...any) {
 	if mutFatalReturns() {
 		return
 	}
-	l.e.fatal(fmt.Sprintf(format, args...))
+	l.e.fatal(fmt.Sprintf("data directory %s: pebble: "+format, append([]any{l.e.dir}, args...)...)) // its words name a file seldom
 }
 
 // readFormat returns the node that the FORMAT file names, 0 if there is no such file yet.

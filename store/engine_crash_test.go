@@ -366,7 +366,7 @@ func TestFullDiskEndsTheProcess(t *testing.T) {
 			}()
 			select {
 			case msg := <-fatal:
-				if !strings.Contains(msg, syscall.ENOSPC.Error()) || !strings.Contains(msg, "/d/") {
+				if !strings.Contains(msg, syscall.ENOSPC.Error()) || !strings.Contains(msg, " /d") {
 					t.Errorf("the hook heard %q", msg)
 				}
 			case err := <-success:
