@@ -16,15 +16,16 @@ var keyBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // StateReader reads the group's applied state. It stays good when a snapshot is installed: a read is answered wholly from
 // the old state or wholly from the new one.
-func (e *Engine) StateReader(g ring.GroupID) Reader { return &stateReader{e: e, g: g} }
+func (e *Engine) StateReader(g ring.GroupID) *StateReader { return &StateReader{e: e, g: g} }
 
-type stateReader struct {
+// StateReader is the Reader of one group's stored state.
+type StateReader struct {
 	e  *Engine
 	g  ring.GroupID
 	gs atomic.Pointer[groupState] // set by the first read
 }
 
-func (r *stateReader) group() (*groupState, error) {
+func (r *StateReader) group() (*groupState, error) {
 	if gs := r.gs.Load(); gs != nil {
 		return gs, nil
 	}
@@ -35,7 +36,8 @@ func (r *stateReader) group() (*groupState, error) {
 	return gs, err
 }
 
-func (r *stateReader) Get(key []byte) ([]byte, bool, error) {
+// Get implements Reader.
+func (r *StateReader) Get(key []byte) ([]byte, bool, error) {
 	gs, err := r.group()
 	if err != nil {
 		return nil, false, err
@@ -58,7 +60,14 @@ func (gs *groupState) still(gen uint32) bool {
 	return gs.generation.Load() == gen
 }
 
-func (r *stateReader) Scan(start, end []byte, reverse bool, fn func(key, value []byte) bool) error {
+// Scan implements Reader.
+func (r *StateReader) Scan(start, end []byte, reverse bool, fn func(key, value []byte) bool) error {
+	return r.ScanFrom(start, end, reverse, func() {}, fn)
+}
+
+// ScanFrom is Scan, and calls begun when it is settled which moment's state is read: all that was stored before, and nothing that is stored after. It is
+// called once at most: not if there is an error before, or nothing between start and end.
+func (r *StateReader) ScanFrom(start, end []byte, reverse bool, begun func(), fn func(key, value []byte) bool) error {
 	if end != nil && bytes.Compare(start, end) >= 0 {
 		return nil
 	}
@@ -77,6 +86,7 @@ func (r *stateReader) Scan(start, end []byte, reverse bool, fn func(key, value [
 			return err
 		}
 		if gs.still(gen) {
+			begun()
 			return scanIter(it, reverse, fn)
 		}
 		if err := it.Close(); err != nil {

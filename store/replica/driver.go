@@ -61,6 +61,7 @@ type Driver struct {
 	batch  *store.Batch
 	out    []outgoing
 	epoch  ring.Epoch
+	at     time.Duration // when this round began
 	ticks  int
 	busy   int  // at which of them something was written last
 	led    bool // all groups had leaders at the last one
@@ -128,6 +129,7 @@ type member struct {
 	hint   *atomic.Pointer[Hint]
 
 	backlog      []*ApplyTask // decided, not stored, in order
+	told         int          // of these, the first ones: the group takes them for stored, and the lease's view holds their writes
 	backlogBytes int
 	isDue        bool // in d.due
 
@@ -285,6 +287,7 @@ func (d *Driver) round(spare work, ticks int) work {
 		f()
 	}
 	now := d.now()
+	d.at = now
 	for _, j := range w.appended {
 		d.appended(now, j)
 	}
@@ -436,13 +439,9 @@ func (m *member) act(o *Output) {
 		m.ping(&o.Pings[i])
 	}
 	for _, t := range o.Apply {
-		m.backlog = append(m.backlog, t)
-		m.backlogBytes += t.size()
-		if t.Conf != nil {
-			m.settle()
-		}
+		m.applyLater(t)
 	}
-	if m.backlogBytes >= backlogBytes || m.g.Leads() || m.g.Err() != nil {
+	if m.backlogBytes >= backlogBytes || m.g.Err() != nil {
 		m.settle()
 	}
 	for _, msg := range o.Append {
@@ -468,7 +467,7 @@ func (m *member) tell(e Event) {
 	switch e.Kind {
 	case EventOpened:
 		shard, _ := m.id.Shard()
-		m.lease = &lease{Reader: m.state.Reader(), d: m.d, group: m, shard: shard, token: e.Token, epoch: e.Epoch, over: make(chan struct{})}
+		m.lease = &lease{stored: m.state.Reader(), d: m.d, group: m, shard: shard, token: e.Token, epoch: e.Epoch, over: make(chan struct{})}
 		m.publish()
 		m.owner.Opened(m.lease)
 	case EventApplied:
@@ -639,7 +638,7 @@ func (d *Driver) flushOne(o *outgoing) {
 	}
 }
 
-// A follower leaves what it decides unapplied for so many ticks, and up to so many bytes.
+// What is decided stays unstored for so many ticks, and up to so many bytes.
 const (
 	backlogTicks = 4
 	backlogBytes = 64 << 10
@@ -653,41 +652,84 @@ func (m *member) settle() {
 	}
 }
 
+// applyLater puts a task behind the backlog. Nobody reads a follower's state, and an owner reads its own through a view that holds what is not stored yet: it
+// is told at once. What no view shows is stored in this round: a range of keys removed; a change of the configuration, which must be synced before the group
+// hears of it; and whatever a leader applies while it holds no lease, its own acquire first of all, so that a lease begins with all stored.
+func (m *member) applyLater(t *ApplyTask) {
+	m.backlog = append(m.backlog, t)
+	m.backlogBytes += t.size()
+	isRange := func(w store.Write) bool { return w.IsRange() }
+	switch {
+	case t.Conf != nil || m.g.Leads() && m.lease == nil || slices.ContainsFunc(t.Writes, isRange):
+		m.settle()
+	case m.lease != nil && m.told == len(m.backlog)-1:
+		m.lease.view.add(t.Writes)
+		m.told++
+		m.g.ApplyDone(m.d.at, t)
+	}
+	if m.lease != nil && m.told < len(m.backlog) {
+		m.settle() // the owner waits
+	}
+}
+
 // apply stores the backlogs that are due in one batch, unsynced unless a configuration changes: their log entries are synced already, and in the
-// same WAL before. A leader's is due at once, for its owner waits. A follower's is read by nobody: of what it gathers for a few ticks each key is
-// stored once, index and fence too, and not with each entry.
+// same WAL before. Of what was gathered for a few ticks each key is stored once, index and fence too, and not with each entry.
 func (d *Driver) apply() {
 	if len(d.due) == 0 {
 		return
 	}
 	sync := false
 	for _, m := range d.due {
-		conf, err := m.state.StageApply(d.batch, m.backlog...)
-		if err != nil {
-			d.cfg.Engine.Fatal(fmt.Errorf("%s: applying up to %d: %w", m.id, m.backlog[len(m.backlog)-1].Index, err))
-		}
-		sync = sync || conf
+		sync = m.stage() || sync
 	}
 	if err := d.batch.Commit(sync); err != nil {
 		d.cfg.Engine.Fatal(fmt.Errorf("applying: %w", err))
 	}
-	now := d.now()
 	for i, m := range d.due {
 		d.due[i] = nil
-		m.isDue, m.backlogBytes = false, 0
-		m.guard(func() {
-			for _, t := range m.backlog {
-				m.g.ApplyDone(now, t)
-			}
-		})
-		d.stats.applied.Add(uint64(len(m.backlog)))
-		clear(m.backlog)
-		m.backlog = m.backlog[:0]
+		m.isDue = false
+		m.applied()
 		if !m.halted && m.g.HasReady() {
 			d.mark(m)
 		}
 	}
 	d.due = d.due[:0]
+}
+
+// stage puts a backlog into the driver's batch, and reports whether that must be synced.
+func (m *member) stage() (sync bool) {
+	sync, err := m.state.StageApply(m.d.batch, m.backlog...)
+	if err != nil {
+		m.d.cfg.Engine.Fatal(fmt.Errorf("%s: applying up to %d: %w", m.id, m.backlog[len(m.backlog)-1].Index, err))
+	}
+	return sync
+}
+
+// applied is called when the backlog is stored.
+func (m *member) applied() {
+	if m.lease != nil {
+		m.lease.view.clear()
+	}
+	m.guard(func() {
+		for _, t := range m.backlog[m.told:] {
+			m.g.ApplyDone(m.d.at, t)
+		}
+	})
+	m.d.stats.applied.Add(uint64(len(m.backlog)))
+	clear(m.backlog)
+	m.backlog, m.told, m.backlogBytes = m.backlog[:0], 0, 0
+}
+
+// storeTold stores a backlog of which the group has heard already, at once. Within a step of the group nothing else may be stored: the group would hear of it.
+func (m *member) storeTold() {
+	if len(m.backlog) == 0 || m.told < len(m.backlog) {
+		return
+	}
+	m.stage()
+	if err := m.d.batch.Commit(false); err != nil {
+		m.d.cfg.Engine.Fatal(fmt.Errorf("%s: applying: %w", m.id, err))
+	}
+	m.applied()
 }
 
 // compact asks the append worker to truncate a log that has grown.

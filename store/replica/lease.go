@@ -14,12 +14,13 @@ import (
 // lease is one token of one shard, as its owner holds it on this node. The driver's goroutine keeps until; the owner's goroutines
 // read it. A lease never comes back to life: a new token is a new lease.
 type lease struct {
-	store.Reader
-	d     *Driver
-	group *member
-	shard ring.ShardID
-	token store.Token
-	epoch ring.Epoch
+	stored *store.StateReader
+	view   view // over stored
+	d      *Driver
+	group  *member
+	shard  ring.ShardID
+	token  store.Token
+	epoch  ring.Epoch
 
 	until atomic.Int64 // driver's time, ns: see Group.LeaseUntil
 	over  chan struct{}
@@ -33,6 +34,12 @@ type lease struct {
 func (l *lease) Shard() ring.ShardID { return l.shard }
 func (l *lease) Token() store.Token  { return l.token }
 func (l *lease) Epoch() ring.Epoch   { return l.epoch }
+
+func (l *lease) Get(key []byte) ([]byte, bool, error) { return l.view.get(l.stored, key) }
+
+func (l *lease) Scan(start, end []byte, reverse bool, fn func(key, value []byte) bool) error {
+	return l.view.scan(l.stored, start, end, reverse, fn)
+}
 
 func (l *lease) Proves() bool { return l.d.cfg.Clock }
 

@@ -19,7 +19,7 @@ import (
 type StateStore struct {
 	e      *store.Engine
 	g      ring.GroupID
-	reader store.Reader
+	reader *store.StateReader
 	buf    []byte // of who stages, as is all below
 	writes []store.Write
 	later  map[string]struct{}
@@ -30,8 +30,8 @@ func NewStateStore(e *store.Engine, g ring.GroupID) *StateStore {
 	return &StateStore{e: e, g: g, reader: e.StateReader(g)}
 }
 
-// Reader reads the applied data. Safe for concurrent use, and good for as long as the replica lives.
-func (s *StateStore) Reader() store.Reader { return s.reader }
+// Reader reads the stored data. Safe for concurrent use, and good for as long as the replica lives.
+func (s *StateStore) Reader() *store.StateReader { return s.reader }
 
 // StateMeta is what a state reflects: the log up to Index.
 type StateMeta struct {

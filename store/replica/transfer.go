@@ -39,6 +39,7 @@ const (
 
 // snapshot is Raft's Storage.Snapshot: the state as applied now. It is called on the driver's goroutine, between applies.
 func (m *member) snapshot() (*raftpb.Snapshot, error) {
+	m.storeTold()
 	f, err := m.state.Freeze()
 	if err != nil {
 		return nil, err
