@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/ringfence/ringfence/cmd"
+	"github.com/ringfence/ringfence/ring"
 )
 
 func main() {
@@ -59,6 +60,7 @@ type options struct {
 	logFile   string
 	asJSON    bool
 	quiet     bool
+	shards    int
 }
 
 func parse(args []string) (*options, error) {
@@ -73,6 +75,7 @@ func parse(args []string) (*options, error) {
 	f.DurationVar(&duration, "duration", 3*time.Second, "measured time of one workload")
 	f.DurationVar(&warmup, "warmup", time.Second, "time before it that does not count")
 	f.BoolVar(&short, "short", false, "one round of 1 s each, with 0.5 s of warm-up")
+	f.IntVar(&o.shards, "shards", defaultShards, "shards of Ringfence's cluster; 4 to 16 for each node are a good choice")
 	f.StringVar(&o.dir, "dir", "", "where the systems keep their data while they run (default: the directory for temporary files)")
 	f.StringVar(&o.cache, "cache", "", "where what is installed from npm stays (default: the user's cache directory)")
 	f.BoolVar(&noInstall, "no-install", false, "install nothing")
@@ -100,6 +103,8 @@ func parse(args []string) (*options, error) {
 		return nil, usageError{fmt.Errorf("unknown argument %q", f.Arg(0))}
 	case o.runs < 1:
 		return nil, usageError{fmt.Errorf("--runs %d: want at least 1", o.runs)}
+	case o.shards < leastShards || o.shards > ring.MaxShards:
+		return nil, usageError{fmt.Errorf("--shards %d: want %d, two for each node, to %d", o.shards, leastShards, ring.MaxShards)}
 	case duration <= 0 || warmup < 0:
 		return nil, usageError{fmt.Errorf("--duration %v, --warmup %v: want a duration above 0 and a warm-up of at least 0", duration, warmup)}
 	}
@@ -109,6 +114,9 @@ func parse(args []string) (*options, error) {
 // choose finds what was named; nothing named is all.
 func (o *options) choose(names, loads []string, duration, warmup time.Duration) error {
 	for _, s := range systems() {
+		if s.name == ringfenceSystem().name && o.shards != defaultShards {
+			s.settings = strings.Replace(s.settings, fmt.Sprintf("%d shards;", defaultShards), fmt.Sprintf("%d shards (--shards);", o.shards), 1)
+		}
 		if len(names) == 0 || slices.Contains(names, s.name) {
 			o.systems = append(o.systems, s)
 		}

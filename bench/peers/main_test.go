@@ -27,6 +27,7 @@ func TestUsage(t *testing.T) {
 		`unknown argument "etcd"`: {"etcd"},
 		"--runs 0":                {"--runs", "0"},
 		"want a duration above 0": {"--duration", "0s"},
+		"--shards 5: want 6":      {"--shards", "5"},
 		"unknown flag":            {"--what"},
 	} {
 		_, err := parse(args)
@@ -37,6 +38,10 @@ func TestUsage(t *testing.T) {
 	o, err := parse([]string{"--short", "--warmup", "2s", "--systems", "nats,etcd"})
 	if err != nil || o.runs != 1 || o.workloads[0].load.Window != time.Second || o.workloads[0].load.Warmup != 2*time.Second || len(o.systems) != 2 {
 		t.Errorf("--short: %+v, %v", o, err)
+	}
+	o, err = parse([]string{"--shards", "16", "--systems", "ringfence"})
+	if err != nil || o.shards != 16 || !strings.Contains(o.systems[0].settings, " 16 shards ") {
+		t.Errorf("--shards: %+v, %v", o, err)
 	}
 }
 

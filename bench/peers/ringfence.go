@@ -18,10 +18,16 @@ import (
 // ringfenceCommand is the hidden first argument with which this program is the command line of Ringfence.
 const ringfenceCommand = "ringfence"
 
+// defaultShards is what a cluster has whose creator gives no other number; fewer than leastShards are not enough for three nodes.
+const (
+	defaultShards = 64
+	leastShards   = 6
+)
+
 func ringfenceSystem() *system {
 	return &system{
 		name: "ringfence", version: node.Version, nodes: 3, conns: 1,
-		settings: "3 nodes, 3 copies, 64 shards; each batch fsynced by a majority before its reply; clock leases; all defaults",
+		settings: fmt.Sprintf("3 nodes, 3 copies, %d shards; each batch fsynced by a majority before its reply; clock leases; all else by default", defaultShards),
 		start:    startRingfence,
 		does:     map[string][]string{"hot": {""}, "spread": {""}, "lone": {""}, "lone-spread": {""}, "fresh": {""}, "read": {""}, "echo": {""}},
 	}
@@ -55,7 +61,7 @@ func startRingfence(ctx context.Context, e env) (_ cluster, err error) {
 	for i := range n {
 		p, err := e.family.start("ringfence node "+strconv.Itoa(i+1), "serving at", e.log, self, ringfenceCommand, "node",
 			"--data", filepath.Join(e.dir, strconv.Itoa(i+1)), "--listen", listen[i], "--gossip", gossip[i], "--http", http[i],
-			"--join", strings.Join(gossip[:], ","), "--bootstrap-expect", strconv.Itoa(n))
+			"--join", strings.Join(gossip[:], ","), "--bootstrap-expect", strconv.Itoa(n), "--shards", strconv.Itoa(e.shards))
 		if err != nil {
 			return nil, err
 		}

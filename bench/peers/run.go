@@ -53,7 +53,7 @@ func run(ctx context.Context, o *options) (*report, error) {
 	for _, s := range o.systems {
 		r.Systems = append(r.Systems, about{Name: s.name, Version: s.version, Settings: s.settings})
 	}
-	e := env{cache: o.cache, install: o.install, log: log, family: newFamily()}
+	e := env{cache: o.cache, install: o.install, log: log, family: newFamily(), shards: o.shards}
 	var failures []error
 	for round := range o.runs {
 		for i, s := range o.systems {

@@ -29,6 +29,7 @@ type env struct {
 	install bool      // whether anything may be installed
 	log     io.Writer // what its processes say
 	family  *family   // starts processes
+	shards  int       // of Ringfence's cluster
 }
 
 // cluster is a system that runs.
