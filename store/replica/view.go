@@ -32,6 +32,9 @@ func (v *view) add(ws []store.Write) {
 func (v *view) clear() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if len(v.writes) > keepWrites {
+		v.writes = nil // each scan looks through the room of a map, too
+	}
 	clear(v.writes)
 }
 
@@ -59,8 +62,7 @@ func (v *view) scan(stored *store.StateReader, start, end []byte, reverse bool, 
 		unlock()
 		return stored.Scan(start, end, reverse, fn)
 	}
-	before := func(a, b []byte) bool { return (bytes.Compare(a, b) < 0) != reverse }
-	more := true
+	order, more := orderOf(reverse), true
 	emit := func() { // the first of over
 		w := over[0]
 		over = over[1:]
@@ -69,7 +71,7 @@ func (v *view) scan(stored *store.StateReader, start, end []byte, reverse bool, 
 		}
 	}
 	err := stored.ScanFrom(start, end, reverse, unlock, func(key, value []byte) bool {
-		for more && len(over) > 0 && before(over[0].Key, key) {
+		for more && len(over) > 0 && order(over[0].Key, key) < 0 {
 			emit()
 		}
 		switch {
@@ -95,11 +97,15 @@ func (v *view) between(start, end []byte, reverse bool) []store.Write {
 			in = append(in, w)
 		}
 	}
-	slices.SortFunc(in, func(a, b store.Write) int {
-		if reverse {
-			a, b = b, a
-		}
-		return bytes.Compare(a.Key, b.Key)
-	})
+	order := orderOf(reverse)
+	slices.SortFunc(in, func(a, b store.Write) int { return order(a.Key, b.Key) })
 	return in
+}
+
+// orderOf compares keys in the order of a scan.
+func orderOf(reverse bool) func(a, b []byte) int {
+	if reverse {
+		return func(a, b []byte) int { return bytes.Compare(b, a) }
+	}
+	return bytes.Compare
 }
