@@ -435,6 +435,7 @@ func (m *member) act(o *Output) {
 	for _, msg := range o.Send {
 		m.send(msg)
 	}
+	m.dropFrozen() // one that Raft takes from here on, when it hears of what is applied, leaves with the next Output
 	for i := range o.Pings {
 		m.ping(&o.Pings[i])
 	}
@@ -454,7 +455,6 @@ func (m *member) act(o *Output) {
 		m.d.disk.add(j)
 	}
 	m.dropInstall()
-	m.dropFrozen()
 	for _, e := range o.Events {
 		m.tell(e)
 	}
@@ -654,23 +654,26 @@ func (m *member) settle() {
 
 // applyLater puts a task behind the backlog. Nobody reads a follower's state, and an owner reads its own through a view that holds what is not stored yet: it
 // is told at once. What no view shows is stored in this round: a range of keys removed; a change of the configuration, which must be synced before the group
-// hears of it; and whatever a leader applies while it holds no lease, its own acquire first of all, so that a lease begins with all stored.
+// hears of it; and whatever a leader applies while it holds no lease, its own acquire first of all, so that a lease begins with all stored. What was told
+// before such a task is stored ahead of it: a scan that found the old writes in the view, over a state that has the new ones, would see a moment that never was.
 func (m *member) applyLater(t *ApplyTask) {
+	tell := m.lease != nil && m.told == len(m.backlog) && t.Conf == nil && !slices.ContainsFunc(t.Writes, isRange)
+	if m.lease != nil && !tell {
+		m.storeTold()
+	}
 	m.backlog = append(m.backlog, t)
 	m.backlogBytes += t.size()
-	isRange := func(w store.Write) bool { return w.IsRange() }
 	switch {
-	case t.Conf != nil || m.g.Leads() && m.lease == nil || slices.ContainsFunc(t.Writes, isRange):
-		m.settle()
-	case m.lease != nil && m.told == len(m.backlog)-1:
+	case tell:
 		m.lease.view.add(t.Writes)
 		m.told++
 		m.g.ApplyDone(m.d.at, t)
-	}
-	if m.lease != nil && m.told < len(m.backlog) {
-		m.settle() // the owner waits
+	case m.lease != nil || t.Conf != nil || m.g.Leads():
+		m.settle()
 	}
 }
+
+func isRange(w store.Write) bool { return w.IsRange() }
 
 // apply stores the backlogs that are due in one batch, unsynced unless a configuration changes: their log entries are synced already, and in the
 // same WAL before. Of what was gathered for a few ticks each key is stored once, index and fence too, and not with each entry.
@@ -741,6 +744,8 @@ func (d *Driver) compact(m *member) {
 	if err != nil {
 		return
 	}
+	m.settle() // what the log gives up is stored before: the group may take more for applied
+	d.apply()
 	size := int(m.log.Bytes())
 	upTo, ok := m.g.LogKeep(first, size, d.cfg.LogBytes)
 	upTo = m.keepForSends(upTo, size)

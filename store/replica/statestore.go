@@ -97,6 +97,9 @@ func decodeConf(g ring.GroupID, v []byte, ok bool, err error) (*raftpb.ConfState
 // state only once, the index, the fence, the configuration and each key, is staged as the last of them leaves it. Tasks are staged and committed in the
 // order of the log, by one goroutine.
 func (s *StateStore) StageApply(b *store.Batch, tasks ...*ApplyTask) (conf bool, err error) {
+	if len(tasks) == 0 {
+		return false, nil
+	}
 	var m StateMeta
 	all := s.writes[:0]
 	for _, t := range tasks {
@@ -126,7 +129,7 @@ const keepWrites = 1024
 
 // newest leaves out writes that later ones of the same key replace. Writes of whole ranges are few: where there is one, all stay as they are.
 func (s *StateStore) newest(ws []store.Write) []store.Write {
-	if slices.ContainsFunc(ws, func(w store.Write) bool { return w.IsRange() }) {
+	if slices.ContainsFunc(ws, isRange) {
 		return ws
 	}
 	if s.later == nil {
