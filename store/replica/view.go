@@ -16,6 +16,12 @@ type view struct {
 	writes map[string]store.Write // no ranges; keys alias the writes
 }
 
+// storedState is what a view is over: a store.StateReader.
+type storedState interface {
+	store.Reader
+	ScanFrom(start, end []byte, reverse bool, begun func(), fn func(key, value []byte) bool) error
+}
+
 // add takes writes that nobody changes any more, before their owner hears of them.
 func (v *view) add(ws []store.Write) {
 	v.mu.Lock()
@@ -38,7 +44,7 @@ func (v *view) clear() {
 	clear(v.writes)
 }
 
-func (v *view) get(stored *store.StateReader, key []byte) ([]byte, bool, error) {
+func (v *view) get(stored storedState, key []byte) ([]byte, bool, error) {
 	v.mu.RLock()
 	w, ok := v.writes[string(key)]
 	v.mu.RUnlock()
@@ -53,7 +59,7 @@ func (v *view) get(stored *store.StateReader, key []byte) ([]byte, bool, error) 
 
 // scan reads both as of one moment: nothing becomes part of the view, and nothing leaves it, until that moment's stored state is held. The driver waits
 // that long, at most for as long as it takes to open an iterator.
-func (v *view) scan(stored *store.StateReader, start, end []byte, reverse bool, fn func(key, value []byte) bool) error {
+func (v *view) scan(stored storedState, start, end []byte, reverse bool, fn func(key, value []byte) bool) error {
 	v.mu.RLock()
 	unlock := sync.OnceFunc(v.mu.RUnlock)
 	defer unlock() // also when fn panics

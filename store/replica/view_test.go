@@ -1,11 +1,14 @@
 package replica
 
 import (
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -166,6 +169,45 @@ func TestViewIsFreeDuringAScan(t *testing.T) {
 	}
 }
 
+// lateState is a stored state that something comes before, just when a scan begins.
+type lateState struct {
+	*store.StateReader
+	first func()
+}
+
+func (s lateState) ScanFrom(start, end []byte, reverse bool, begun func(), fn func(key, value []byte) bool) error {
+	s.first()
+	return s.StateReader.ScanFrom(start, end, reverse, begun, fn)
+}
+
+// Nothing comes into the view, and nothing goes out of it, between the moment at which a scan has looked at it and the one at which the stored state is held: what
+// came in between would be seen in part.
+func TestViewIsHeldUntilTheStateIs(t *testing.T) {
+	r := newViewRig(t)
+	r.store([]store.Write{{Key: []byte("a"), Value: []byte("1")}, {Key: []byte("b"), Value: []byte("1")}})
+	r.v.add([]store.Write{{Key: []byte("a"), Value: []byte("2")}})
+	asked := false
+	late := lateState{r.stored, func() {
+		asked = true
+		if !r.v.mu.TryLock() {
+			return // the driver would wait
+		}
+		r.v.mu.Unlock()
+		both := []store.Write{{Key: []byte("a"), Value: []byte("3")}, {Key: []byte("b"), Value: []byte("3")}}
+		r.v.add(both)
+		r.store(both)
+		r.v.clear()
+	}}
+	var got []string
+	noErr(t, r.v.scan(late, nil, nil, false, func(k, v []byte) bool {
+		got = append(got, string(k)+"="+string(v))
+		return true
+	}))
+	if want := []string{"a=2", "b=1"}; !slices.Equal(got, want) || !asked {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 // A batch that was large leaves nothing large behind: each scan looks through what the view has room for.
 func TestViewDoesNotStayLarge(t *testing.T) {
 	r := newViewRig(t)
@@ -181,4 +223,60 @@ func TestViewDoesNotStayLarge(t *testing.T) {
 	if r.v.clear(); r.v.writes == nil || len(r.v.writes) > 0 {
 		t.Errorf("the room for a few writes is not kept, or %d of them are", len(r.v.writes))
 	}
+}
+
+// TestViewScansOneMoment scans while another goroutine adds, stores and clears as fast as it can. Each step changes two of a few keys, and one that counts the steps; a
+// scan sees all keys as one step left them, and no step before one that it has seen.
+func TestViewScansOneMoment(t *testing.T) {
+	const keys, steps = 6, 1500
+	r := newViewRig(t)
+	var after [steps + 1][keys]uint64
+	key := func(i int) string { return fmt.Sprint("k", i) }
+	var done atomic.Uint64 // steps
+	var wg sync.WaitGroup
+	for i := range 3 {
+		wg.Go(func() {
+			for last := uint64(0); last < steps; {
+				least := done.Load()
+				var n uint64
+				var got [keys]uint64
+				err := r.v.scan(r.stored, []byte("k"), []byte("l"), i == 1, func(k, v []byte) bool {
+					if x := binary.BigEndian.Uint64(v); len(k) == 1 {
+						n = x
+					} else {
+						got[k[1]-'0'] += x
+					}
+					return true
+				})
+				if err != nil || n < max(least, last) || got != after[n] {
+					t.Errorf("step %d and %v are seen after step %d; want %v; %v", n, got, max(least, last), after[n], err)
+					return
+				}
+				last = n
+			}
+		})
+	}
+	rng := rand.New(rand.NewPCG(3, 4))
+	var waiting []store.Write
+	for n := uint64(1); n <= steps; n++ {
+		after[n] = after[n-1]
+		ws := []store.Write{set("k", n)}
+		for range 2 {
+			i := rng.IntN(keys)
+			if after[n][i] = n; rng.IntN(4) == 0 {
+				after[n][i] = 0
+				ws = append(ws, remove(key(i)))
+				continue
+			}
+			ws = append(ws, set(key(i), n))
+		}
+		r.v.add(ws)
+		done.Store(n)
+		if waiting = append(waiting, ws...); rng.IntN(2) == 0 {
+			r.store(waiting)
+			r.v.clear()
+			waiting = waiting[:0]
+		}
+	}
+	wg.Wait()
 }
