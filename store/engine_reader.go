@@ -14,7 +14,7 @@ import (
 // keyBuffers spares the reads an allocation.
 var keyBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
-// StateReader reads the group's applied state. It stays good when a snapshot is installed: a read is answered wholly from
+// StateReader reads the group's stored state; an owner may have been told of more, which its lease reads. It stays good when a snapshot is installed: a read is answered wholly from
 // the old state or wholly from the new one.
 func (e *Engine) StateReader(g ring.GroupID) *StateReader { return &StateReader{e: e, g: g} }
 

@@ -73,7 +73,8 @@ type Lease interface {
 type Owner interface {
 	// Opened: this node's acquire is applied; everything written under older tokens is in the lease's Reader.
 	Opened(l Lease)
-	// Applied: all batches up to and including pos are applied here, hence fsynced on a majority.
+	// Applied: all batches up to and including pos are applied here: the lease's Reader has them. In the log they are fsynced on a majority; among this node's
+	// stored state they may come later.
 	Applied(s ring.ShardID, t Token, pos uint64)
 	// Confirmed: confirming round n (and all earlier ones) of this token is answered by a majority.
 	Confirmed(s ring.ShardID, t Token, n uint64)

@@ -378,7 +378,7 @@ func (d *Driver) tick(now time.Duration) {
 	d.ticks++
 	d.led = true
 	compact := d.ticks%compactTicks == 0
-	settle := compact || d.ticks%backlogTicks == 0 // a log is not truncated beyond what is applied
+	settle := compact || d.ticks%backlogTicks == 0 // compact wants all stored: here that is one batch for all groups
 	for _, m := range d.order {
 		m.guard(func() { m.g.Tick(now) })
 		d.led = d.led && (m.halted || m.g.Leader() != 0)

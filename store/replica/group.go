@@ -94,7 +94,7 @@ type EventKind uint8
 const (
 	EventLost      EventKind = iota + 1 // the token is over
 	EventOpened                         // our acquire is applied
-	EventApplied                        // our batches up to Pos are applied
+	EventApplied                        // our batches up to Pos are applied: who holds the lease reads them, stored or not
 	EventConfirmed                      // confirming round Pos is answered by a majority
 )
 
@@ -107,8 +107,8 @@ type Event struct {
 	Reason string     // EventLost
 }
 
-// ApplyTask is a run of committed entries, decided by the fence. Its writes, index, fence and configuration go to storage in
-// one atomic batch, after those of the tasks before it, without waiting for a sync; then Group.ApplyDone.
+// ApplyTask is a run of committed entries, decided by the fence. Its writes, index, fence and configuration go to storage in one atomic batch, after those of the
+// tasks before it or together with them, without waiting for a sync. When Group.ApplyDone follows is said at Output.
 type ApplyTask struct {
 	Index  uint64
 	Fence  store.Fence
@@ -137,8 +137,10 @@ func (t *ApplyTask) size() int {
 //   - Send may leave at once.
 //   - Append tasks (Raft's MsgStorageAppend) are made durable in order, across Outputs; then Group.AppendDone. The responses
 //     in them leave only after that. A task without responses need not be synced.
-//   - Apply tasks are stored in order, across Outputs; then Group.ApplyDone. One with a configuration is synced before that. An Append task with a snapshot is stored only after
-//     the Apply tasks of earlier Outputs: they are older than it, and stored over it they would take the state back.
+//   - Apply tasks are stored in order, across Outputs; then Group.ApplyDone, in the same order. One with a configuration is synced before that. An Append task with a
+//     snapshot is stored only after the Apply tasks of earlier Outputs: they are older than it, and stored over it they would take the state back.
+//   - Between EventOpened and EventLost an Apply task without a configuration may be done before it is stored, if from then on the owner reads its writes as if it were. All
+//     that is done is stored before the log is truncated, a snapshot is taken, or the history is read or saved; and before EventOpened: our acquire is done when it is stored.
 type Output struct {
 	Lost   []Event
 	Send   []*raftpb.Message
@@ -166,8 +168,8 @@ type Group struct {
 	now   time.Duration
 	ticks int
 
-	fence    store.Fence // decided: ahead of storage by the ApplyTasks not yet done
-	applied  uint64      // stored
+	fence    store.Fence // decided: ahead of storage by the ApplyTasks not yet stored
+	applied  uint64      // done: stored, or read by the owner as if it were
 	conf     *raftpb.ConfState
 	epoch    ring.Epoch
 	term     uint64
@@ -335,10 +337,10 @@ func (g *Group) Term() uint64 { return g.term }
 // Fence is the fence after all entries that were handed out to be applied.
 func (g *Group) Fence() store.Fence { return g.fence }
 
-// History records what takes effect here, nil if nothing does. It is ahead of storage by the ApplyTasks not yet done.
+// History records what takes effect here, nil if nothing does. It is ahead of storage by the ApplyTasks not yet stored.
 func (g *Group) History() *store.History { return g.cfg.History }
 
-// Applied is the index that the stored state reflects.
+// Applied is the index up to which ApplyTasks are done. The stored state may be behind, see Output.
 func (g *Group) Applied() uint64 { return g.applied }
 
 // Voters of the applied configuration.
@@ -388,7 +390,7 @@ func (g *Group) installed(s *raftpb.Snapshot) {
 	}
 }
 
-// ApplyDone is called when a task's writes are stored.
+// ApplyDone is called when a task's writes are stored, or when their owner reads them though they are not: see Output.
 func (g *Group) ApplyDone(now time.Duration, t *ApplyTask) {
 	g.now = now
 	g.applied = t.Index
@@ -581,7 +583,7 @@ func (g *Group) halt(err error) {
 }
 
 // LogKeep says up to which index the log may be truncated, given its first index and size: half of what is above limit bytes
-// stays for replicas that come back. Nothing above the applied index goes.
+// stays for replicas that come back. Nothing above the applied index goes; up to there all must be stored when it does.
 func (g *Group) LogKeep(first uint64, size, limit int) (upTo uint64, ok bool) {
 	if size <= limit || g.applied <= first {
 		return 0, false

@@ -129,8 +129,8 @@ func snapshotHistory(s *raftpb.Snapshot, f store.Fence) *store.History {
 	return store.NewHistory(s.GetMetadata().GetIndex(), f, from)
 }
 
-// saveHistory stores where the history stands, if the log up to upTo is still needed to find it again. It runs on the driver's goroutine, between
-// applies, and comes before the truncation in the same WAL. While a snapshot is being installed nothing may go, and the truncation waits.
+// saveHistory stores where the history stands, if the log up to upTo is still needed to find it again. It runs on the driver's goroutine, when all
+// that is decided is stored, and comes before the truncation in the same WAL. While a snapshot is being installed nothing may go, and the truncation waits.
 func (d *Driver) saveHistory(m *member, upTo uint64) (ok bool) {
 	h := m.g.History()
 	if h == nil || m.saved >= upTo {

@@ -37,7 +37,8 @@ const (
 	incomingIdle = 30 * time.Second
 )
 
-// snapshot is Raft's Storage.Snapshot: the state as applied now. It is called on the driver's goroutine, between applies.
+// snapshot is Raft's Storage.Snapshot: the state as applied now; what of it is only in the lease's view is stored first. It is called on the driver's goroutine, within a
+// step of the group.
 func (m *member) snapshot() (*raftpb.Snapshot, error) {
 	m.storeTold()
 	f, err := m.state.Freeze()
