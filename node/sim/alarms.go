@@ -98,7 +98,7 @@ func (n *node) deliverAlarm(step *host.AlarmStep) {
 func (n *node) scanAlarms(step *host.AlarmStep) {
 	var keys []string
 	if r := n.reps[int(step.Shard)+1]; r != nil {
-		for k := range r.image().kv {
+		for k := range r.kv() {
 			if store.IsAlarmKey(k) && k >= string(step.From) {
 				keys = append(keys, k)
 			}

@@ -132,7 +132,8 @@ type image struct {
 	kv      map[string]string
 	sum     uint64 // of kv, whatever the order
 
-	snap *raftpb.Snapshot // of applied, made when asked for
+	snap  *raftpb.Snapshot // of applied, made when asked for
+	asked func()           // before that; nil for nothing
 }
 
 // newImage is a replica bootstrapped from the synthetic snapshot that all first replicas of a group share.
@@ -150,7 +151,7 @@ func (m *image) clone() *image {
 	c := *m
 	c.ents = append([]*raftpb.Entry(nil), m.ents...)
 	c.kv = maps.Clone(m.kv)
-	c.snap = nil
+	c.snap, c.asked = nil, nil
 	return &c
 }
 
@@ -306,6 +307,9 @@ func (m *image) LastIndex() (uint64, error)  { return m.last(), nil }
 func (m *image) FirstIndex() (uint64, error) { return m.trunc + 1, nil }
 
 func (m *image) Snapshot() (*raftpb.Snapshot, error) {
+	if m.asked != nil {
+		m.asked()
+	}
 	if m.snap == nil {
 		term, err := m.Term(m.applied)
 		if err != nil {

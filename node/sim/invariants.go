@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	"github.com/ringfence/ringfence/store"
 )
 
@@ -51,12 +53,7 @@ func (w *world) checkImage(n *node, group int) {
 		if n.old {
 			w.checkReadable(n, group, e)
 		}
-		if wrong := m.observe(e); wrong != "" && !w.cfg.HistoryOnly {
-			what := "I20 replicas agree"
-			if name, rest, ok := strings.Cut(wrong, ": "); ok && strings.HasPrefix(name, "I") {
-				what, wrong = name, rest
-			}
-			w.fail(what, "group %d entry %d on node %d: %s", group, i, n.id, wrong)
+		if !w.observe(n, group, e) {
 			return
 		}
 	}
@@ -70,6 +67,20 @@ func (w *world) checkImage(n *node, group int) {
 		*seen = now
 	}
 	w.checkState(n, group)
+}
+
+// observe shows the model an entry that takes effect on a node. It reports false if that is wrong.
+func (w *world) observe(n *node, group int, e *raftpb.Entry) bool {
+	wrong := w.models[group].observe(e)
+	if wrong == "" || w.cfg.HistoryOnly {
+		return true
+	}
+	what := "I20 replicas agree"
+	if name, rest, ok := strings.Cut(wrong, ": "); ok && strings.HasPrefix(name, "I") {
+		what, wrong = name, rest
+	}
+	w.fail(what, "group %d entry %d on node %d: %s", group, e.GetIndex(), n.id, wrong)
+	return false
 }
 
 func (w *world) checkState(n *node, group int) {

@@ -6,6 +6,8 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/ringfence/ringfence/store/replica"
 )
 
 // This file plays the driver's loop and the appender's: what a group wants done is done in the order of the contract of replica.Output.
@@ -38,6 +40,13 @@ func (n *node) drain(r *rep) {
 			if !n.effect() {
 				return
 			}
+			if r.mayTell(t) {
+				r.tell(t)
+				continue
+			}
+			if !r.storeTold() {
+				return
+			}
 			r.applies++
 			n.applies = append(n.applies, applyTask{r, t})
 		}
@@ -58,7 +67,7 @@ func (n *node) writeAppends() {
 			continue
 		}
 		if !raft.IsEmptySnap(t.msg.GetSnapshot()) {
-			if t.r.applies > 0 {
+			if t.r.applies > 0 || !t.r.storeTold() {
 				return
 			}
 			n.w.stats.Snapshots++
@@ -208,24 +217,7 @@ func (n *node) applyOne() {
 		return
 	}
 	r.applies--
-	if mutant.has(fenceApart) {
-		n.disk.write(diskOp{group: r.group, task: t.task, noFence: true})
-		if !n.effect() {
-			return
-		}
-		n.disk.write(diskOp{group: r.group, task: t.task, onlyFnce: true})
-	} else {
-		n.disk.write(diskOp{group: r.group, task: t.task})
-	}
-	if t.task.Conf != nil {
-		if !n.effect() {
-			return
-		}
-		n.disk.sync(n.disk.end())
-	}
-	n.w.trace("apply", r.rid, t.task.Index, n.disk.cur[r.group].sum)
-	n.w.checkImage(n, r.group)
-	if !n.effect() {
+	if !r.store(t.task) || !n.effect() {
 		return
 	}
 	r.g.ApplyDone(n.clock(), t.task)
@@ -234,8 +226,34 @@ func (n *node) applyOne() {
 	n.drain(r)
 }
 
-// truncate keeps the log small, so that who was away needs a snapshot.
+// store writes a task's effects. It reports false if the process has ended over it.
+func (r *rep) store(t *replica.ApplyTask) bool {
+	n := r.n
+	if mutant.has(fenceApart) {
+		n.disk.write(diskOp{group: r.group, task: t, noFence: true})
+		if !n.effect() {
+			return false
+		}
+		n.disk.write(diskOp{group: r.group, task: t, onlyFnce: true})
+	} else {
+		n.disk.write(diskOp{group: r.group, task: t})
+	}
+	if t.Conf != nil {
+		if !n.effect() {
+			return false
+		}
+		n.disk.sync(n.disk.end())
+	}
+	n.w.trace("apply", r.rid, t.Index, n.disk.cur[r.group].sum)
+	n.w.checkImage(n, r.group)
+	return true
+}
+
+// truncate keeps the log small, so that who was away needs a snapshot. Nothing goes that is not stored.
 func (n *node) truncate(r *rep) {
+	if !r.storeTold() {
+		return
+	}
 	img := n.disk.cur[r.group]
 	if upTo, ok := r.g.LogKeep(img.trunc+1, len(img.ents), n.w.keep); ok {
 		if len(img.ents) <= 8*n.w.keep { // who is being sent a snapshot goes on from there by the log

@@ -15,6 +15,7 @@ const (
 	snapshotNoDedup                      // snapshots carry no records of idempotent calls
 	alarmFirst                           // an alarm is taken away in a batch before that of its handler
 	cloneRuns                            // a copy of a directory does not look whether the original runs
+	toldUnread                           // an owner that hears before all is stored reads what is stored
 	commitApart                          // the commit index is written with another term or vote only, not with entries
 )
 

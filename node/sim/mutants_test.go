@@ -95,6 +95,7 @@ var mutantCases = []mutantCase{
 	{name: "snapshot without records of idempotent calls", set: weak(snapshotNoDedup)},
 	{name: "alarm removed before its handler's writes", set: weak(alarmFirst)},
 	{name: "entries of a form that the version before does not know", set: func(on bool) { store.Mutant.NewFormat = on }, profile: upgrading},
+	{name: "what is told is read when it is stored", set: weak(toldUnread)},
 	{name: "handle uses the node's current lease", set: weak(currentLease)},
 }
 

@@ -41,7 +41,8 @@ type node struct {
 	alarmLook int    // counts its sleeps
 	synced    []view // by group: what its last fsync promised
 
-	rate float64 // of its clock
+	rate  float64 // of its clock
+	tells bool    // its owners hear before all is stored, see told
 
 	paused   bool
 	deferred []func() // what came while it was paused
@@ -83,6 +84,7 @@ type rep struct {
 	g       *replica.Group
 	applies int // handed out and not yet stored
 	own     ownership
+	told    told
 	sends   []uint64 // indexes of the snapshots that are on their way
 
 	term, vote uint64 // as written last
@@ -93,7 +95,7 @@ func (n *node) clock() time.Duration { return time.Duration(float64(n.w.now) * n
 
 // newNode is a machine where nobody lives yet.
 func newNode(w *world, id int) *node {
-	n := &node{w: w, id: id, disk: newDisk(w.groups), rate: w.drawRate(), reps: make([]*rep, w.groups)}
+	n := &node{w: w, id: id, disk: newDisk(w.groups), rate: w.drawRate(), tells: tells(&w.cfg, id), reps: make([]*rep, w.groups)}
 	n.forget()
 	return n
 }
@@ -161,6 +163,7 @@ func (n *node) open(group int, img *image, fresh bool) *rep {
 		panic(err)
 	}
 	r.g = g
+	img.asked = func() { r.storeTold() }
 	r.own.init(r)
 	n.reps[group] = r
 	return r
@@ -322,6 +325,9 @@ func (n *node) tickGroups() {
 			r.g.Tick(n.clock())
 			r.own.tick()
 			n.drain(r)
+			if n.up && !r.gone {
+				r.tickTold()
+			}
 		}
 	}
 }

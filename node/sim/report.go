@@ -44,6 +44,7 @@ type Stats struct {
 	Translated   int                     // messages between versions
 	Unsent       int                     // snapshots given up
 	Truncations  int
+	Told         int // tasks of which an owner heard before they were stored
 	Epochs       int
 	Restarts     int
 	Dropped      int // activations
@@ -62,7 +63,7 @@ func (s *Stats) Add(o *Stats) {
 		{&s.Asked, &o.Asked}, {&s.Promised, &o.Promised}, {&s.Quiet, &o.Quiet}, {&s.Removed, &o.Removed}, {&s.Left, &o.Left}, {&s.GivenUp, &o.GivenUp},
 		{&s.Regressed, &o.Regressed}, {&s.Abstaining, &o.Abstaining}, {&s.Halted, &o.Halted}, {&s.Chunks, &o.Chunks}, {&s.Translated, &o.Translated}, {&s.Unsent, &o.Unsent},
 		{&s.AlarmsSet, &o.AlarmsSet}, {&s.Rang, &o.Rang}, {&s.NotDue, &o.NotDue}, {&s.Again, &o.Again}, {&s.Recalled, &o.Recalled},
-		{&s.Acquires, &o.Acquires}, {&s.Released, &o.Released}, {&s.Snapshots, &o.Snapshots}, {&s.Truncations, &o.Truncations},
+		{&s.Acquires, &o.Acquires}, {&s.Released, &o.Released}, {&s.Snapshots, &o.Snapshots}, {&s.Truncations, &o.Truncations}, {&s.Told, &o.Told},
 		{&s.Epochs, &o.Epochs}, {&s.Restarts, &o.Restarts},
 		{&s.Dropped, &o.Dropped}, {&s.Syncs, &o.Syncs}, {&s.Panics, &o.Panics}} {
 		*p.to += *p.from
@@ -99,7 +100,7 @@ func (s *Stats) lines() []line {
 		line{"alarms set by calls", s.AlarmsSet}, line{"alarms run", s.Rang}, line{"alarms delivered that were not due", s.NotDue},
 		line{"repetitions", s.Again}, line{"answered from an earlier try", s.Recalled}, line{"tokens opened", s.Acquires}, line{"tokens released", s.Released}, line{"process starts", s.Restarts},
 		line{"activations dropped", s.Dropped}, line{"events that synced", s.Syncs}, line{"events that panicked", s.Panics},
-		line{"snapshots installed", s.Snapshots}, line{"chunks of snapshots", s.Chunks}, line{"messages between versions", s.Translated}, line{"snapshots given up", s.Unsent}, line{"logs truncated", s.Truncations}, line{"ring epochs", s.Epochs})
+		line{"snapshots installed", s.Snapshots}, line{"chunks of snapshots", s.Chunks}, line{"messages between versions", s.Translated}, line{"snapshots given up", s.Unsent}, line{"logs truncated", s.Truncations}, line{"tasks told before they were stored", s.Told}, line{"ring epochs", s.Epochs})
 	for k := ring.StepJoin; k <= ring.StepOrder; k++ {
 		out = append(out, line{"step: " + k.String(), s.Steps[k]})
 	}

@@ -75,7 +75,7 @@ func (n *node) sequence(r *rep, e *replica.Event) {
 
 // read takes the committed ring from the system shard; if there is none yet it is the founders'.
 func (s *sequencing) read() {
-	if b, ok := s.r.image().kv[string(ringKey)]; ok {
+	if b, ok := s.r.kv()[string(ringKey)]; ok {
 		r, err := ring.Decode([]byte(b))
 		if err != nil {
 			s.r.n.w.fail("I8 one ring per epoch", "the system shard holds a ring that cannot be read: %v", err)

@@ -22,6 +22,7 @@ var (
 	shardFlag    = flag.String("sim.shard", "1/1", "run slice i of n of the seeds: `i/n`")
 	onlyFlag     = flag.String("sim.only", "", "the fault classes to switch on, by their names, with commas between; none: drawn by seed")
 	profileFlag  = flag.String("sim.profile", "", "the profile that directs the faults; none: the general mix")
+	storedFlag   = flag.Bool("sim.stored", false, "no node tells its owners of anything before it is stored")
 	minimiseFlag = flag.Duration("sim.minimise", 2*time.Minute, "how long to look for fewer fault classes with which a seed still fails")
 )
 
@@ -31,6 +32,7 @@ func config(t *testing.T, seed uint64) Config {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.Stored = *storedFlag
 	return c
 }
 
@@ -83,6 +85,9 @@ func again(c Config) string {
 	if c.Profile.Name != "" {
 		s += " -sim.profile=" + c.Profile.Name
 	}
+	if c.Stored {
+		s += " -sim.stored"
+	}
 	if p := Profiles[c.Profile.Name]; c.Profile.Only != p.Only {
 		s += fmt.Sprintf(" -sim.only=%q", strings.ReplaceAll(c.Profile.Only.String(), ", ", ","))
 	}
@@ -106,9 +111,11 @@ func TestCorpus(t *testing.T) {
 		if err != nil || !ok {
 			t.Fatalf("%q: %v; want seed, seconds, profile, faults # what it found", line, err)
 		}
-		if res := run(t, cfg); res.Violation != nil {
-			t.Errorf("what was mended is broken again (%s):", strings.TrimSpace(found))
-			report(t, cfg, res)
+		for _, cfg.Stored = range []bool{true, false} { // as it was found, and as it is now
+			if res := run(t, cfg); res.Violation != nil {
+				t.Errorf("what was mended is broken again (%s):", strings.TrimSpace(found))
+				report(t, cfg, res)
+			}
 		}
 	}
 	if n == 0 {

@@ -157,7 +157,7 @@ func (u *running) moved() {
 func (u *running) get() Version {
 	key := []byte(objectKey(u.q.object))
 	if cur := u.s.r.own.serve; mutant.has(currentLease) && cur != nil && cur != u.s {
-		return versionIn(u.s.r.image().kv, u.q.object)
+		return versionIn(u.s.r.kv(), u.q.object)
 	}
 	pos := u.s.t.Pos(u.a)
 	if value, present, found := u.s.t.Lookup(u.a, key); found {
@@ -167,9 +167,9 @@ func (u *running) get() Version {
 		_, v, _ := decodeVersion(key, value)
 		return v
 	}
-	value, present := u.s.r.image().kv[string(key)]
+	value, present := u.s.r.kv()[string(key)]
 	u.s.t.Fill(u.a, key, []byte(value), present, pos)
-	return versionIn(u.s.r.image().kv, u.q.object)
+	return versionIn(u.s.r.kv(), u.q.object)
 }
 
 // read is a record of the host's, as this event sees it.
@@ -177,7 +177,7 @@ func (u *running) read(key []byte) (value []byte, ok bool) {
 	if value, present, found := u.s.t.Lookup(u.a, key); found {
 		return value, present
 	}
-	v, ok := u.s.r.image().kv[string(key)]
+	v, ok := u.s.r.kv()[string(key)]
 	return []byte(v), ok
 }
 

@@ -41,7 +41,9 @@ type Config struct {
 	Profile Profile
 	// HistoryOnly leaves the run-time invariants out: only what clients saw is checked. For measuring mutants.
 	HistoryOnly bool
-	Log         io.Writer // every event in words; nil for none
+	// Stored lets no owner hear of anything before it is stored, on no node: so were all seeds before some did, see told.
+	Stored bool
+	Log    io.Writer // every event in words; nil for none
 }
 
 // Result of a run.
