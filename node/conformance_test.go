@@ -248,13 +248,20 @@ func testOwnName(t *testing.T, c *stage) {
 	}
 }
 
-// stored is what a node's replica holds of an object's shard, once all that its owner has been told of is stored: who asks for the history has that done first.
-func stored(t *testing.T, n *running, class, key string) (keys []string) {
+// storeAll has a node store what the owner of an object's shard has been told of: who asks for the history has that done first.
+func storeAll(t *testing.T, n *running, class, key string) (group ring.GroupID) {
 	t.Helper()
-	group := n.Ring().ShardOf(class, key).Group()
+	group = n.Ring().ShardOf(class, key).Group()
 	if _, err := n.driver.Load().History(t.Context(), group); err != nil {
 		t.Fatal(err)
 	}
+	return group
+}
+
+// stored is what a node's replica holds of an object's shard, once all is stored.
+func stored(t *testing.T, n *running, class, key string) (keys []string) {
+	t.Helper()
+	group := storeAll(t, n, class, key)
 	err := n.engine.StateReader(group).Scan(nil, nil, false, func(k, _ []byte) bool {
 		keys = append(keys, string(k))
 		return true

@@ -166,6 +166,7 @@ func TestHTTPOfOneNode(t *testing.T) {
 	if _, err := actor.Call[int64](context.Background(), c.Object("Counter", "a"), "NoSuchMethod", nil); err == nil {
 		t.Error("a method that is not there answered")
 	}
+	storeAll(t, r, "Counter", "a")
 	after := p.metrics(t)
 	after.want(t, map[string]float64{"events_started_total": 5, "events_ended_total": 5, "activations": 1, "calls_unanswered_bytes": 0})
 	for _, name := range []string{"raft_rounds_total", "raft_proposed_batches_total", "raft_applied_tasks_total", "disk_writes_total",
