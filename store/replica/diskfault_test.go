@@ -380,7 +380,23 @@ func (f *faultWorld) writeUnder(n *faultNode, g int, l store.Lease) (wrong strin
 	f.mu.Lock()
 	acked, issued := f.acked[g], f.issued[g]
 	f.mu.Unlock()
-	i, err := faultState(l)
+	type state struct {
+		i   uint64
+		err error
+	}
+	read := make(chan state, 1)
+	go func() {
+		i, err := faultState(l)
+		read <- state{i, err}
+	}()
+	var i uint64
+	var err error
+	select {
+	case s := <-read:
+		i, err = s.i, s.err
+	case <-n.dead: // who reads then may wait for ever for what its process holds: that ended in the middle of something
+		return ""
+	}
 	if !l.Valid() || errors.Is(err, store.ErrClosed) {
 		return ""
 	}
