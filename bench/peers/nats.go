@@ -262,10 +262,16 @@ func (t *natsTarget) set(ctx context.Context, worker, object int, value, rev int
 	} else {
 		now, err = kv.Update(ctx, key, v, uint64(rev))
 	}
-	if errors.Is(err, jetstream.ErrKeyExists) {
+	if lostRace(err) {
 		err = errConflict
 	}
 	return int64(now), err
+}
+
+// lostRace reports whether a write was refused since somebody else had written: a server says so in one way if the other write is stored, and in another if it is
+// still on its way to the replicas.
+func lostRace(err error) bool {
+	return errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch)
 }
 
 func (t *natsTarget) get(ctx context.Context, worker, object int) (value, rev int64, err error) {
