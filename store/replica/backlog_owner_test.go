@@ -672,3 +672,16 @@ func TestLeaseReadsOneMomentAtATime(t *testing.T) {
 	}
 	end()
 }
+
+// A replica that halts gives back the state that it had frozen for a snapshot: it would keep files on disk for as long as the process lives.
+func TestHaltGivesTheFrozenStateBack(t *testing.T) {
+	r := newOwnerRig(t, vfs.NewCrashableMem(), nil)
+	r.commit(set("a", 1))
+	if _, err := r.m.log.Snapshot(); err != nil || r.m.frozen == nil {
+		t.Fatalf("frozen: %v, %v", r.m.frozen, err)
+	}
+	r.m.halt(errors.New("a test's"))
+	if r.m.frozen != nil {
+		t.Error("it is still held")
+	}
+}

@@ -788,6 +788,7 @@ func (m *member) halt(err error) {
 		m.owner.Lost(l.shard, l.token, why)
 	}
 	m.hint.Store(&Hint{})
+	m.dropFrozen()
 	m.endSends(err)
 	m.dropInstall()
 }
