@@ -23,8 +23,12 @@ import (
 // which hides damage in the middle of the WAL: at open it drops what follows. It only ever goes up.
 const pebbleFormat = pebble.FormatValueSeparation
 
-// dataFormat is our own format of the data directory. A directory of a higher one is refused.
-const dataFormat = 1
+// dataFormat is our own format of the data directory. A directory of a higher one is refused. One of oldFormat, in which each entry of a log has
+// a key of its own and there is no journal, is read as it is, and is of the new one from then on.
+const (
+	dataFormat = 2
+	oldFormat  = 1
+)
 
 // Names in a data directory.
 const (
@@ -47,6 +51,8 @@ type Options struct {
 	Logger        *slog.Logger // default: slog.Default()
 	CacheBytes    int64        // block cache, default 64 MiB
 	MemTableBytes uint64       // default 32 MiB
+	// JournalBytes bounds the journal of the logs; what is still needed above it is stored under keys of its own, which costs more. Default 512 MiB.
+	JournalBytes int
 	// Fatal ends the process: after a failed fsync nobody knows what the disk holds, so nothing may go on. It must not return.
 	// Default: log the message and exit with status 1.
 	Fatal func(msg string)
@@ -63,6 +69,8 @@ type Engine struct {
 	db    *pebble.DB
 	gate  *gate
 	open  atomic.Bool // a WAL that fails ends the process
+
+	journal journal
 
 	admin sync.Mutex // one change of identity or of the set of replicas at a time; taken before mu
 
@@ -97,6 +105,10 @@ func Open(dir string, opts Options) (*Engine, error) {
 func newEngine(dir string, opts Options) *Engine {
 	e := &Engine{dir: dir, fs: opts.FS, log: opts.Logger, gate: newGate(),
 		groups: make(map[ring.GroupID]*groupState), frozen: make(map[*Frozen]struct{})}
+	e.journal = journal{limit: opts.JournalBytes, logs: make(map[ring.GroupID]*places)}
+	if e.journal.limit <= 0 {
+		e.journal.limit = defaultJournalBytes
+	}
 	if e.fs == nil {
 		e.fs = vfs.Default
 	}
@@ -115,7 +127,7 @@ func newEngine(dir string, opts Options) *Engine {
 }
 
 func (e *Engine) openLocked(opts Options) error {
-	known, err := e.readFormat()
+	known, format, err := e.readFormat()
 	if err != nil {
 		return err
 	}
@@ -134,7 +146,15 @@ func (e *Engine) openLocked(opts Options) error {
 	if err := e.loadIdentity(known); err != nil {
 		return err
 	}
+	if known != 0 && format != dataFormat {
+		if err := e.writeFormat(known); err != nil {
+			return err
+		}
+	}
 	if err := e.loadWatermark(); err != nil {
+		return err
+	}
+	if err := e.loadJournal(); err != nil {
 		return err
 	}
 	e.open.Store(true)
@@ -245,36 +265,34 @@ func (l pebbleLogger) Fatalf(format string, args ...any) {
 	l.e.fatal(fmt.Sprintf("data directory %s: pebble: "+format, append([]any{l.e.dir}, args...)...)) // its words name a file seldom
 }
 
-// readFormat returns the node that the FORMAT file names, 0 if there is no such file yet.
-func (e *Engine) readFormat() (ring.NodeID, error) {
+// readFormat returns the node that the FORMAT file names, and the format; 0 if there is no such file yet.
+func (e *Engine) readFormat() (ring.NodeID, uint64, error) {
 	b, err := e.readFile(fileFormat)
 	if errors.Is(err, os.ErrNotExist) {
-		return 0, nil
+		return 0, 0, nil
 	}
 	if err != nil {
-		return 0, openError(e.dir, err)
+		return 0, 0, openError(e.dir, err)
 	}
 	return parseFormat(e.dir, b)
 }
 
 // parseFormat reads the FORMAT file of a directory.
-func parseFormat(dir string, b []byte) (ring.NodeID, error) {
+func parseFormat(dir string, b []byte) (n ring.NodeID, format uint64, err error) {
 	f := strings.Fields(string(b))
 	if len(f) != 4 || f[0] != "ringfence-data" || f[2] != "node" {
-		return 0, openError(dir, fmt.Errorf("%s does not say what it should", fileFormat))
+		return 0, 0, openError(dir, fmt.Errorf("%s does not say what it should", fileFormat))
 	}
-	v, err := strconv.ParseUint(f[1], 10, 32)
-	if err != nil {
-		return 0, openError(dir, fmt.Errorf("%s: %w", fileFormat, err))
+	if format, err = strconv.ParseUint(f[1], 10, 32); err != nil {
+		return 0, 0, openError(dir, fmt.Errorf("%s: %w", fileFormat, err))
 	}
-	if v != dataFormat {
-		return 0, fmt.Errorf("data directory %s has format %d, and this version reads format %d: run the version that wrote it", dir, v, dataFormat)
+	if format < oldFormat || format > dataFormat {
+		return 0, 0, fmt.Errorf("data directory %s has format %d, and this version reads format %d or %d: run the version that wrote it", dir, format, oldFormat, dataFormat)
 	}
-	n, err := ring.ParseNodeID(f[3])
-	if err != nil {
-		return 0, openError(dir, fmt.Errorf("%s: %w", fileFormat, err))
+	if n, err = ring.ParseNodeID(f[3]); err != nil {
+		return 0, 0, openError(dir, fmt.Errorf("%s: %w", fileFormat, err))
 	}
-	return n, nil
+	return n, format, nil
 }
 
 // unfinished reports whether the directory, which has no FORMAT file, certainly never was in use: Open had not returned once.

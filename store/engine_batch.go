@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"math"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -23,11 +22,12 @@ type Committed interface{ Committed(durable bool) }
 // Batch gathers changes of many groups that take effect together or not at all. It belongs to one goroutine. Bytes given to it
 // are copied. Operations apply in their order: a later one to the same key wins.
 type Batch struct {
-	e    *Engine
-	b    *pebble.Batch
-	tell []Committed
-	key  []byte
-	err  error // first thing that went wrong; Commit returns it
+	e      *Engine
+	b      *pebble.Batch
+	tell   []Committed
+	key    []byte
+	record []byte // of the journal: what the batch does to logs
+	err    error  // first thing that went wrong; Commit returns it
 }
 
 // NewBatch makes an empty batch. Reset makes it empty again for reuse; Close gives it back.
@@ -36,14 +36,17 @@ func (e *Engine) NewBatch() *Batch {
 }
 
 // Len is the size in bytes of what is in the batch.
-func (b *Batch) Len() int { return b.b.Len() }
+func (b *Batch) Len() int { return b.b.Len() + len(b.record) }
 
 // Empty reports whether nothing is in the batch.
-func (b *Batch) Empty() bool { return b.b.Empty() }
+func (b *Batch) Empty() bool { return b.b.Empty() && len(b.record) == 0 }
 
 // Reset empties the batch.
 func (b *Batch) Reset() {
 	b.b.Reset()
+	if b.record = b.record[:0]; cap(b.record) > batchRetainBytes {
+		b.record = nil
+	}
 	clear(b.tell)
 	b.tell, b.err = b.tell[:0], nil
 }
@@ -78,16 +81,18 @@ func (b *Batch) Commit(sync bool) error {
 	if sync {
 		opts = pebble.Sync
 	}
-	if !b.b.Empty() {
-		if err = b.b.Commit(opts); err != nil {
-			b.Reset()
-			return err
-		}
-	} else if sync {
+	switch {
+	case len(b.record) > 0:
+		err = b.e.commitLogs(b, opts)
+	case !b.b.Empty():
+		err = b.b.Commit(opts)
+	case sync:
 		// An empty batch would return at once; what was committed before it without sync must be durable all the same.
-		if err = b.e.db.LogData(nil, pebble.Sync); err != nil {
-			return err
-		}
+		err = b.e.db.LogData(nil, pebble.Sync)
+	}
+	if err != nil {
+		b.Reset()
+		return err
 	}
 	for _, c := range b.tell {
 		c.Committed(sync)
@@ -97,7 +102,7 @@ func (b *Batch) Commit(sync bool) error {
 }
 
 func (b *Batch) room(n int) bool {
-	if b.err == nil && b.b.Len()+n > maxCommitBytes {
+	if b.err == nil && b.Len()+n > maxCommitBytes {
 		b.err = fmt.Errorf("store: a batch of more than %d bytes", maxCommitBytes)
 	}
 	return b.err == nil
@@ -116,26 +121,50 @@ func (b *Batch) deleteRange(from, to []byte) {
 	}
 }
 
+// item begins what the batch says to the journal of a group, of n bytes at most behind the item's head. It reports whether there is room.
+func (b *Batch) item(kind byte, g ring.GroupID, n int) bool {
+	const head = 1 + 3*binary.MaxVarintLen64
+	if !b.room(head + n) {
+		return false
+	}
+	if len(b.record) == 0 {
+		b.record = append(b.record, 0, 0, 0, 0, journalFormat)
+	}
+	b.record = binary.AppendUvarint(append(b.record, kind), uint64(g))
+	return true
+}
+
 // SetRecord stores a group's small value.
 func (b *Batch) SetRecord(g ring.GroupID, r GroupRecord, value []byte) {
-	b.set(appendRecordKey(b.key[:0], g, r), value)
+	if r != RecordHardState {
+		b.set(appendRecordKey(b.key[:0], g, r), value)
+	} else if b.item(itemHardState, g, len(value)) {
+		b.record = append(binary.AppendUvarint(b.record, uint64(len(value))), value...)
+	}
 }
 
 // SetEntry stores the log entry at index; its value is head ‖ data.
 func (b *Batch) SetEntry(g ring.GroupID, index uint64, head, data []byte) {
-	b.key = appendEntryKey(b.key[:0], g, index)
-	if !b.room(len(b.key) + len(head) + len(data)) {
-		return
+	if b.item(itemEntry, g, len(head)+len(data)) {
+		b.record = binary.AppendUvarint(binary.AppendUvarint(b.record, index), uint64(len(head)+len(data)))
+		b.record = append(append(b.record, head...), data...)
 	}
-	op := b.b.SetDeferred(len(b.key), len(head)+len(data))
-	copy(op.Key, b.key)
-	copy(op.Value[copy(op.Value, head):], data)
-	b.Fail(op.Finish())
 }
 
 // DeleteEntries removes the log entries from … to-1.
 func (b *Batch) DeleteEntries(g ring.GroupID, from, to uint64) {
-	b.deleteRange(appendEntryKey(nil, g, from), appendEntryKey(nil, g, to))
+	if b.item(itemDelete, g, 0) {
+		b.record = binary.AppendUvarint(binary.AppendUvarint(b.record, from), to)
+	}
+}
+
+// clearGroup removes all of a group.
+func (b *Batch) clearGroup(g ring.GroupID) {
+	for _, space := range [...]byte{spaceLog, spaceState} {
+		from := appendGroup(nil, space, g)
+		b.deleteRange(from, PrefixEnd(from))
+	}
+	b.item(itemClear, g, 0)
 }
 
 // ApplyWrites applies writes to the group's data, in order.
@@ -167,42 +196,3 @@ func (b *Batch) ApplyWrites(g ring.GroupID, writes []Write) {
 		}
 	}
 }
-
-// GroupRecord reads a group's small value. The caller owns the bytes.
-func (e *Engine) GroupRecord(g ring.GroupID, r GroupRecord) (value []byte, ok bool, err error) {
-	return e.get(appendRecordKey(nil, g, r))
-}
-
-// Entry reads the value of one log entry. The caller owns the bytes.
-func (e *Engine) Entry(g ring.GroupID, index uint64) (value []byte, ok bool, err error) {
-	return e.get(appendEntryKey(nil, g, index))
-}
-
-// ScanEntries calls fn for the log entries from … to-1 that exist, in ascending order, until it returns an error, which comes
-// back. value is valid only during the call. to may be math.MaxUint64.
-func (e *Engine) ScanEntries(g ring.GroupID, from, to uint64, fn func(index uint64, value []byte) error) error {
-	if !e.gate.enter() {
-		return ErrClosed
-	}
-	defer e.gate.leave()
-	it, err := e.db.NewIter(&pebble.IterOptions{LowerBound: appendEntryKey(nil, g, from), UpperBound: appendEntryKey(nil, g, to)})
-	if err != nil {
-		return err
-	}
-	for ok := it.First(); ok && err == nil; ok = it.Next() {
-		v, verr := it.ValueAndErr()
-		if verr != nil {
-			err = verr
-			break
-		}
-		k := it.Key()
-		err = fn(binary.BigEndian.Uint64(k[len(k)-8:]), v)
-	}
-	if cerr := it.Close(); err == nil {
-		err = cerr
-	}
-	return err
-}
-
-// endOfLog is above every index.
-const endOfLog = math.MaxUint64

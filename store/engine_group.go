@@ -126,10 +126,7 @@ func (e *Engine) RemoveReplica(g ring.GroupID, minNext ring.ReplicaID) error {
 func (e *Engine) replaceReplica(r ReplicaRecord, fill func(b *Batch)) error {
 	b := e.NewBatch()
 	defer b.Close()
-	for _, space := range [...]byte{spaceLog, spaceState} {
-		from := appendGroup(nil, space, r.Group)
-		b.deleteRange(from, PrefixEnd(from))
-	}
+	b.clearGroup(r.Group)
 	b.set(appendReplicaKey(nil, r.Group), appendReplica(nil, r))
 	if fill != nil {
 		fill(b)

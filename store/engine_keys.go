@@ -11,16 +11,18 @@ import (
 //
 //	1 ‖ kind ‖ …                         what concerns the node (identity, tripwire, named records)
 //	2 ‖ group                            which replica of the group lives here, or its tombstone
-//	3 ‖ group ‖ 1 ‖ record               Raft log: hard state, truncation point
-//	3 ‖ group ‖ 2 ‖ index                Raft log: entries
+//	3 ‖ group ‖ 1 ‖ record               Raft log: truncation point; hard state, see the journal
+//	3 ‖ group ‖ 2 ‖ index                Raft log: entries that were moved out of the journal
 //	4 ‖ group ‖ 1 ‖ record               shard state: applied index, fence, configuration, history's head
 //	4 ‖ group ‖ 1 ‖ 4 ‖ kind ‖ slot      shard state: history's rows
 //	4 ‖ group ‖ 2 ‖ generation ‖ key     shard state: data
+//	5 ‖ number                           Raft logs: records of the journal
 const (
 	spaceNode    byte = 1
 	spaceReplica byte = 2
 	spaceLog     byte = 3
 	spaceState   byte = 4
+	spaceJournal byte = 5
 )
 
 const (
@@ -46,6 +48,9 @@ const (
 	RecordConf      GroupRecord = GroupRecord(spaceState)<<8 | 3
 	recordHistory   GroupRecord = GroupRecord(spaceState)<<8 | 4
 )
+
+// entryKeyLen is the length of an entry's key.
+const entryKeyLen = 1 + 4 + 1 + 8
 
 // dataPrefixLen is the length of what goes before a shard's own keys.
 const dataPrefixLen = 1 + 4 + 1 + 4

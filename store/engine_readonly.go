@@ -27,7 +27,7 @@ func OpenReadOnly(dir string, opts Options) (*Engine, error) {
 	} else if !info.IsDir() {
 		return nil, fmt.Errorf("data directory %s is a file", dir)
 	}
-	known, err := e.readFormat()
+	known, _, err := e.readFormat()
 	if err != nil {
 		return nil, err
 	}
@@ -49,6 +49,9 @@ func OpenReadOnly(dir string, opts Options) (*Engine, error) {
 	if e.db, err = pebble.Open(e.fs.PathJoin(dir, dirDatabase), o); err == nil {
 		if err = e.loadIdentity(known); err == nil {
 			err = e.loadWatermark()
+		}
+		if err == nil {
+			err = e.loadJournal()
 		}
 	} else {
 		err = openError(dir, err)

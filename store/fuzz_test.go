@@ -99,7 +99,7 @@ func FuzzDecodeNodeRecords(f *testing.F) {
 	f.Add(appendIdentity(nil, Identity{Node: 5, Cluster: ring.ClusterID{1, 2}, Shards: 64, Replicas: 3, Timing: "lan"}))
 	f.Add(appendReplica(nil, ReplicaRecord{Replica: 7, MinNext: 8, generation: 9}))
 	f.Add([]byte("ringfence-data 1 node 00000000000000ab\n"))
-	f.Add([]byte("ringfence-data 2 node 00000000000000ab\n"))
+	f.Add([]byte("ringfence-data 3 node 00000000000000ab\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		bounded(t, len(b), 4, func() { _, _ = decodeIdentity(b) })
 		if id, err := decodeIdentity(b); err == nil {
@@ -113,8 +113,8 @@ func FuzzDecodeNodeRecords(f *testing.F) {
 				t.Fatalf("%+v became %+v, %v", r, again, err)
 			}
 		}
-		bounded(t, len(b), 20, func() { _, _ = parseFormat("data", b) }) // a field of one byte takes a string's header
-		if n, err := parseFormat("data", b); err == nil && n == 0 {
+		bounded(t, len(b), 20, func() { _, _, _ = parseFormat("data", b) }) // a field of one byte takes a string's header
+		if n, _, err := parseFormat("data", b); err == nil && n == 0 {
 			t.Fatalf("%q names no node", b)
 		}
 	})

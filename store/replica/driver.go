@@ -40,7 +40,7 @@ type DriverConfig struct {
 	Now     func() time.Duration // a clock that never goes back. Default: CLOCK_BOOTTIME.
 	Network Network
 	Logger  *slog.Logger
-	// LogBytes is the size above which a group's log is truncated. Default 8 MiB.
+	// LogBytes is the size above which a group's log is truncated; less, but not less than an eighth, where many groups share the journal. Default 8 MiB.
 	LogBytes int
 }
 
@@ -735,6 +735,12 @@ func (m *member) storeTold() {
 	m.applied()
 }
 
+// logBytes is the size above which a log is truncated now.
+func (d *Driver) logBytes() int {
+	share := d.cfg.Engine.LogBytes() / len(d.order)
+	return min(max(share, d.cfg.LogBytes/8), d.cfg.LogBytes)
+}
+
 // compact asks the append worker to truncate a log that has grown.
 func (d *Driver) compact(m *member) {
 	if m.compacting || m.halted {
@@ -747,7 +753,7 @@ func (d *Driver) compact(m *member) {
 	m.settle() // what the log gives up is stored before: the group may take more for applied
 	d.apply()
 	size := int(m.log.Bytes())
-	upTo, ok := m.g.LogKeep(first, size, d.cfg.LogBytes)
+	upTo, ok := m.g.LogKeep(first, size, d.logBytes())
 	upTo = m.keepForSends(upTo, size)
 	if upTo = min(upTo, m.log.Mark().Commit); ok && upTo > first && d.saveHistory(m, upTo) {
 		m.compacting = true
