@@ -51,7 +51,7 @@ type Options struct {
 	Logger        *slog.Logger // default: slog.Default()
 	CacheBytes    int64        // block cache, default 64 MiB
 	MemTableBytes uint64       // default 32 MiB
-	// JournalBytes bounds the journal of the logs; what is still needed above it is stored under keys of its own, which costs more. Default 512 MiB.
+	// JournalBytes bounds the journal of the logs; what is needed above it is stored under keys of its own, which costs more. Default 512 MiB.
 	JournalBytes int
 	// Fatal ends the process: after a failed fsync nobody knows what the disk holds, so nothing may go on. It must not return.
 	// Default: log the message and exit with status 1.
@@ -103,12 +103,8 @@ func Open(dir string, opts Options) (*Engine, error) {
 }
 
 func newEngine(dir string, opts Options) *Engine {
-	e := &Engine{dir: dir, fs: opts.FS, log: opts.Logger, gate: newGate(),
+	e := &Engine{dir: dir, fs: opts.FS, log: opts.Logger, gate: newGate(), journal: newJournal(opts.JournalBytes),
 		groups: make(map[ring.GroupID]*groupState), frozen: make(map[*Frozen]struct{})}
-	e.journal = journal{limit: opts.JournalBytes, logs: make(map[ring.GroupID]*places)}
-	if e.journal.limit <= 0 {
-		e.journal.limit = defaultJournalBytes
-	}
 	if e.fs == nil {
 		e.fs = vfs.Default
 	}

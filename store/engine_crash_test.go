@@ -41,6 +41,26 @@ type crashModel struct {
 
 func crashKey(g ring.GroupID, k string) string { return fmt.Sprintf("%d/%s", g, k) }
 
+// replace puts a new replica in the place of a group's: nothing is left of the old one. It is fsynced.
+func (m *crashModel) replace(t *testing.T, e *Engine) {
+	g := ring.GroupID(1 + m.rng.IntN(crashGroups))
+	have, err := e.Replica(g)
+	must(t, err)
+	n := len(m.states)
+	next := make(map[string]string)
+	for k, v := range m.states[n-1] {
+		if !strings.HasPrefix(k, crashKey(g, "")) {
+			next[k] = v
+		}
+	}
+	next[crashKey(g, "hard")] = fmt.Sprint("first", n)
+	must(t, e.replaceReplica(ReplicaRecord{Group: g, Replica: have.Replica + 1, MinNext: have.Replica + 2, generation: have.generation + 1}, func(b *Batch) {
+		b.SetRecord(g, RecordHardState, fmt.Append(nil, "first", n))
+		b.SetRecord(1, RecordConf, binary.BigEndian.AppendUint32(nil, uint32(n)))
+	}))
+	m.states, m.acked = append(m.states, next), n
+}
+
 // step commits one random batch: writes, deletions, entries, truncations and records of several groups.
 func (m *crashModel) step(t *testing.T, e *Engine, b *Batch) {
 	n := len(m.states)
@@ -50,7 +70,10 @@ func (m *crashModel) step(t *testing.T, e *Engine, b *Batch) {
 	}
 	for range 1 + m.rng.IntN(4) {
 		g := ring.GroupID(1 + m.rng.IntN(crashGroups))
-		switch m.rng.IntN(5) {
+		switch m.rng.IntN(6) {
+		case 5:
+			b.SetRecord(g, RecordHardState, fmt.Append(nil, n))
+			next[crashKey(g, "hard")] = fmt.Sprint(n)
 		case 0:
 			b.SetRecord(g, RecordFence, fmt.Append(nil, n))
 			next[crashKey(g, "fence")] = fmt.Sprint(n)
@@ -101,6 +124,11 @@ func readCrashState(t *testing.T, e *Engine) (n int, state map[string]string) {
 		} else if ok {
 			state[crashKey(g, "fence")] = string(v)
 		}
+		if v, ok, err := e.GroupRecord(g, RecordHardState); err != nil {
+			t.Fatal(err)
+		} else if ok {
+			state[crashKey(g, "hard")] = string(v)
+		}
 		must(t, e.ScanEntries(g, 0, endOfLog, func(i uint64, v []byte) error {
 			state[crashKey(g, fmt.Sprint("e", i))] = string(v)
 			return nil
@@ -136,19 +164,19 @@ func equalStates(a, b map[string]string) string {
 // batches, not before the last that was fsynced; so acknowledged ⊆ recovered ⊆ issued, in order. Identity and watermark survive.
 func TestCrashAfterEveryStep(t *testing.T) {
 	for _, percent := range []int{0, 50, 100} {
-		for seed := range uint64(2) {
-			t.Run(fmt.Sprintf("%d%%-seed%d", percent, seed), func(t *testing.T) {
+		for seed, journal := range []int{0, 100, 400} { // the smaller ones are trimmed with nearly every batch
+			t.Run(fmt.Sprintf("%d%%-journal%d", percent, journal), func(t *testing.T) {
 				t.Parallel()
-				crashRun(t, percent, seed)
+				crashRun(t, percent, uint64(seed), journal)
 			})
 		}
 	}
 }
 
-func crashRun(t *testing.T, percent int, seed uint64) {
+func crashRun(t *testing.T, percent int, seed uint64, journal int) {
 	rng := rand.New(rand.NewPCG(seed, uint64(percent)))
 	fs := vfs.NewCrashableMem()
-	e := openTest(t, crashFS{fs}, "/up/data")
+	e := openJournal(t, crashFS{fs}, "/up/data", journal)
 	for g := ring.GroupID(1); g <= crashGroups; g++ {
 		must(t, e.CreateReplica(g, 1, nil))
 	}
@@ -157,7 +185,7 @@ func crashRun(t *testing.T, percent int, seed uint64) {
 	b := e.NewBatch()
 	defer b.Close()
 	marked := uint64(0)
-	for step := range 40 {
+	for step := range 60 {
 		switch {
 		case step%10 == 3:
 			marked++
@@ -165,10 +193,12 @@ func crashRun(t *testing.T, percent int, seed uint64) {
 			m.acked = len(m.states) - 1 // its fsync covered all before
 		case step%10 == 7:
 			must(t, e.db.Flush())
+		case step%10 == 9:
+			m.replace(t, e)
 		default:
 			m.step(t, e, b)
 		}
-		e2 := openTest(t, fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng}), "/up/data")
+		e2 := openJournal(t, fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng}), "/up/data", journal)
 		n, state := readCrashState(t, e2)
 		if n < m.acked || n >= len(m.states) {
 			t.Fatalf("step %d: batch %d recovered; %d were acknowledged, %d issued", step, n, m.acked, len(m.states)-1)
@@ -183,14 +213,19 @@ func crashRun(t *testing.T, percent int, seed uint64) {
 		if w := e2.Watermark(); marked > 0 && (len(w) != 1 || w[0].Last != marked) {
 			t.Fatalf("step %d: watermark %+v, want %d", step, w, marked)
 		}
+		checkJournal(t, e2, fmt.Sprint("step ", step))
 		must(t, e2.Close())
+	}
+	if journal > 0 && e.journal.first < 5 {
+		t.Errorf("the journal begins with record %d: it was hardly trimmed", e.journal.first)
 	}
 }
 
 // TestCrashWhileCommitting takes crash clones while another goroutine commits.
 func TestCrashWhileCommitting(t *testing.T) {
 	fs := vfs.NewCrashableMem()
-	e := openTest(t, crashFS{fs}, "/d")
+	e := openJournal(t, crashFS{fs}, "/d", 600)
+	const keep = 20
 	var acked, issued atomic.Int64
 	stop, done := make(chan struct{}), make(chan error, 1)
 	go func() {
@@ -205,6 +240,11 @@ func TestCrashWhileCommitting(t *testing.T) {
 			}
 			for g := range ring.GroupID(4) {
 				b.SetRecord(g, RecordFence, binary.BigEndian.AppendUint64(nil, uint64(n)))
+				b.SetEntry(g, uint64(n), binary.BigEndian.AppendUint64(nil, uint64(n)), nil)
+				b.SetRecord(g, RecordHardState, binary.BigEndian.AppendUint64(nil, uint64(n)))
+				if n > keep {
+					b.DeleteEntries(g, 0, uint64(n-keep))
+				}
 			}
 			issued.Store(n)
 			if err := b.Commit(n%4 == 0); err != nil {
@@ -221,7 +261,7 @@ func TestCrashWhileCommitting(t *testing.T) {
 		low := acked.Load()
 		clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 30, 70, 100}[i%4], RNG: rng})
 		high := issued.Load()
-		e2 := openTest(t, clone, "/d")
+		e2 := openJournal(t, clone, "/d", 600)
 		var got [4]int64
 		for g := range got {
 			v, ok, err := e2.GroupRecord(ring.GroupID(g), RecordFence)
@@ -231,6 +271,19 @@ func TestCrashWhileCommitting(t *testing.T) {
 			}
 			if got[g] != got[0] || got[g] < low || got[g] > high {
 				t.Fatalf("recovered %v; acknowledged %d, issued %d", got, low, high)
+			}
+			next := uint64(max(1, got[g]-keep))
+			must(t, e2.ScanEntries(ring.GroupID(g), 0, endOfLog, func(i uint64, v []byte) error {
+				if i != next || binary.BigEndian.Uint64(v) != i {
+					return fmt.Errorf("group %d at %d: entry %d is %x, and %d was expected", g, got[g], i, v, next)
+				}
+				next++
+				return nil
+			}))
+			hard, _, err := e2.GroupRecord(ring.GroupID(g), RecordHardState)
+			must(t, err)
+			if got[g] > 0 && (next != uint64(got[g])+1 || binary.BigEndian.Uint64(hard) != uint64(got[g])) {
+				t.Fatalf("group %d at %d: entries end before %d, hard state %x", g, got[g], next, hard)
 			}
 		}
 		must(t, e2.Close())

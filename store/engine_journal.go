@@ -19,8 +19,9 @@ import (
 // entry and each hard state cost was finding its place in the memtable, on every replica for every write; most entries are gone before anybody reads them
 // again. Where each entry is stands in memory (places), and is found again at open by reading the records in order.
 //
-// Records are removed from the front, when nothing in them is needed any more. If all of them together are larger than the journal may be, what is still needed of
-// the first ones is written under keys of its own (moved), as all entries were in format 1. So a log is what its own keys say, and then what the records say.
+// Records are removed from the front, when nothing in them is needed any more. What a group that rests still needs of the first ones would keep all the others: if most of
+// the journal is of no use, or it is larger than it may be, that is written under keys of its own (moved), as all entries were in format 1. So a log is what its own
+// keys say, and then what the records say; it does no harm if both say the same.
 //
 //	record     crc32c u32 ‖ 1 ‖ items         the checksum covers the number and all after it
 //	item       1 ‖ uvarint group, index ‖ uvarint length ‖ value      an entry
@@ -37,20 +38,18 @@ const (
 	itemClear     byte = 4
 )
 
-const (
-	// defaultJournalBytes is above what the logs of a node keep, see replica.DriverConfig: as a rule nothing is moved.
-	defaultJournalBytes = 512 << 20
-	// moveBytes is about how much of the journal's front is moved at a time: a batch of others waits for it.
-	moveBytes = 4 << 20
-	// trimBytes is how much of the front must be of no use before it is removed.
-	trimBytes = 1 << 20
-	// maxGap bounds what an index far from a group's others takes in memory.
-	maxGap = 1 << 22
-)
+// defaultJournalBytes is twice what the logs of a node keep, see Engine.LogBytes.
+const defaultJournalBytes = 512 << 20
+
+// maxGap bounds what an index far from a group's others takes in memory.
+const maxGap = 1 << 22
 
 // journal is where everything is.
 type journal struct {
-	limit int
+	limit   int // bytes of all records; above it things are moved however many are needed
+	atLeast int // below it nothing is moved
+	chunk   int // about so many bytes of the front are moved at a time: a batch of others waits for it
+	rest    int // so many bytes of the front must be of no use before they are removed
 
 	// order is held while a record is committed, and while the front is trimmed: the records' numbers are the order in which they took effect.
 	order sync.Mutex
@@ -62,11 +61,21 @@ type journal struct {
 	bytes int // of all records
 	dead  int // so many of the first records are of no use
 	waste int // their bytes
+	all   int // entries in all records
+	live  int // of these, those that are needed
 }
 
 type journalRecord struct {
-	bytes int
-	live  int // entries and hard states that stand nowhere else
+	bytes   int32
+	entries int32
+	live    int32 // entries and hard states that are read from it
+}
+
+func newJournal(limit int) journal {
+	if limit <= 0 {
+		limit = defaultJournalBytes
+	}
+	return journal{limit: limit, atLeast: limit / 16, chunk: min(limit/4, 4<<20), rest: min(limit/64, 1<<20), first: 1, logs: make(map[ring.GroupID]*places)}
 }
 
 // places says where one group's log is.
@@ -104,21 +113,31 @@ func (j *journal) log(g ring.GroupID) *places {
 	return p
 }
 
-// release says that something in a record is of no use any more.
+// release says that an entry is not read from a record any more; 0 for no record.
 func (j *journal) release(rec uint64) {
 	if rec != 0 {
 		j.recs[rec-j.first].live--
+		j.live--
 	}
 }
 
-// put says in which record an entry is.
+func (j *journal) setHard(p *places, rec uint64) {
+	if p.hard != 0 {
+		j.recs[p.hard-j.first].live--
+	}
+	if p.hard = rec; rec != 0 {
+		j.recs[rec-j.first].live++
+	}
+}
+
+// put says which record an entry is in.
 func (j *journal) put(p *places, index, rec uint64) error {
 	if len(p.at) == 0 {
 		p.first = index
 	}
 	switch end := p.first + uint64(len(p.at)); {
 	case index < p.first && p.first-index > maxGap, index >= end && index-end > maxGap:
-		return fmt.Errorf("entry %d far away from the others (%d to %d)", index, p.first, end-1)
+		return fmt.Errorf("entry %d is far away from the others (%d to %d)", index, p.first, end-1)
 	case index < p.first:
 		p.at = append(make([]uint64, p.first-index, p.first-index+uint64(len(p.at))), p.at...)
 		p.first = index
@@ -128,6 +147,8 @@ func (j *journal) put(p *places, index, rec uint64) error {
 	k := index - p.first
 	j.release(p.at[k])
 	p.at[k] = rec
+	j.recs[rec-j.first].live++
+	j.live++
 	return nil
 }
 
@@ -225,51 +246,44 @@ func journalSum(number uint64, b []byte) uint32 {
 // take does to the places what a record says. The caller holds mu.
 func (j *journal) take(size int, body []byte) error {
 	number := j.next()
-	j.recs = append(j.recs, journalRecord{bytes: size})
+	j.recs = append(j.recs, journalRecord{bytes: int32(size)})
 	j.bytes += size
-	live := func() *int { return &j.recs[number-j.first].live }
 	return items(body, func(it *journalItem) error {
 		p := j.log(it.group)
 		switch it.kind {
 		case itemEntry:
+			j.all++
+			j.recs[number-j.first].entries++
 			if err := j.put(p, it.from, number); err != nil {
 				return fmt.Errorf("%v: %w", it.group, err)
 			}
-			*live()++
 		case itemDelete:
 			j.forget(p, it.from, it.to)
 		case itemHardState:
-			j.release(p.hard)
-			p.hard = number
-			*live()++
+			j.setHard(p, number)
 		case itemClear:
 			j.forget(p, 0, math.MaxUint64)
-			j.release(p.hard)
+			j.setHard(p, 0)
 			delete(j.logs, it.group)
 		}
 		return nil
 	})
 }
 
-// seen counts the records at the front that are of no use any more. The caller holds mu.
-func (j *journal) seen() {
-	for j.dead < len(j.recs) && j.recs[j.dead].live == 0 {
-		j.waste += j.recs[j.dead].bytes
-		j.dead++
-	}
-}
-
-// due reports whether the front is to be trimmed.
-func (j *journal) due() bool {
+// due reports whether the front is to be trimmed, and whether what is needed of it is to be moved.
+func (j *journal) due() (trim, move bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.seen()
-	return j.waste >= trimBytes || j.bytes > j.limit
+	for j.dead < len(j.recs) && j.recs[j.dead].live == 0 {
+		j.waste += int(j.recs[j.dead].bytes)
+		j.dead++
+	}
+	move = j.bytes-j.waste > j.limit || j.bytes-j.waste > j.atLeast && 2*j.live < j.all
+	return move || j.waste >= j.rest, move
 }
 
 // loadJournal finds out where everything is.
 func (e *Engine) loadJournal() error {
-	j := &e.journal
 	if err := e.findMoved(); err != nil {
 		return err
 	}
@@ -283,7 +297,6 @@ func (e *Engine) loadJournal() error {
 	if err = errors.Join(err, it.Close()); err != nil {
 		return openError(e.dir, err)
 	}
-	j.first = max(j.first, 1) // 0 is no record
 	return nil
 }
 
@@ -298,7 +311,7 @@ func (e *Engine) loadRecord(it *pebble.Iterator) error {
 		return err
 	}
 	body, err := opened(number, rec)
-	if len(j.recs) == 0 {
+	if len(j.recs) == 0 && number > 0 {
 		j.first = number
 	}
 	if err == nil && number != j.next() {
@@ -370,8 +383,8 @@ func (e *Engine) commitLogs(b *Batch, opts *pebble.WriteOptions) error {
 	j.mu.Lock()
 	err := j.take(len(b.record), b.record[journalHead:])
 	j.mu.Unlock()
-	if err == nil && j.due() {
-		err = e.trim()
+	if trim, move := j.due(); trim && err == nil {
+		err = e.trim(move)
 	}
 	if err != nil {
 		e.Fatal(fmt.Errorf("the logs' journal: %w", err)) // the batch has taken effect
@@ -397,26 +410,54 @@ func (e *Engine) removeMoved(b *Batch) error {
 	})
 }
 
-// trim removes records from the front: all that are of no use and, while the journal is too large, some that are, of which it moves what is needed. The
-// caller holds order. The batch needs no sync: a crash leaves all of it or nothing.
-func (e *Engine) trim() error {
+// trim removes the records at the front that are of no use; with move it first makes some more of them so. The caller holds order. No batch of it needs a sync:
+// the WAL has the copies before it has the removal.
+func (e *Engine) trim(move bool) error {
+	j := &e.journal
+	if move {
+		if err := e.moveFront(); err != nil {
+			return err
+		}
+		j.due()
+	}
+	j.mu.RLock()
+	from, to := j.first, j.first+uint64(j.dead)
+	j.mu.RUnlock()
+	if from == to {
+		return nil
+	}
+	if err := e.db.DeleteRange(appendRecordNumber(nil, from), appendRecordNumber(nil, to), pebble.NoSync); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, r := range j.recs[:j.dead] {
+		j.bytes -= int(r.bytes)
+		j.all -= int(r.entries)
+	}
+	j.recs, j.first = j.recs[j.dead:], to
+	j.dead, j.waste = 0, 0
+	return nil
+}
+
+// moveFront moves what is needed of the first records. Who reads finds it at its new place before the old one is gone.
+func (e *Engine) moveFront() error {
 	j := &e.journal
 	j.mu.RLock()
-	n, bytes, moved := j.dead, j.bytes-j.waste, 0
-	for n < len(j.recs) && bytes > j.limit && moved < moveBytes {
-		bytes -= j.recs[n].bytes
-		moved += j.recs[n].bytes
-		n++
+	from := j.dead
+	to, size := from, 0
+	for ; to < len(j.recs) && size < j.chunk; to++ {
+		size += int(j.recs[to].bytes)
 	}
-	first, dead := j.first, j.dead
+	first := j.first
 	j.mu.RUnlock()
-	b := e.db.NewBatch()
-	defer b.Close()
-	move, err := e.stillLive(first+uint64(dead), first+uint64(n))
+	live, err := e.needed(first+uint64(from), first+uint64(to))
 	if err != nil {
 		return err
 	}
-	for _, it := range move {
+	b := e.db.NewBatch()
+	defer b.Close()
+	for _, it := range live {
 		key := appendRecordKey(nil, it.group, RecordHardState)
 		if it.kind == itemEntry {
 			key = appendEntryKey(nil, it.group, it.from)
@@ -425,26 +466,14 @@ func (e *Engine) trim() error {
 			return err
 		}
 	}
-	if err := b.DeleteRange(appendRecordNumber(nil, first), appendRecordNumber(nil, first+uint64(n)), nil); err != nil {
-		return err
-	}
 	if err := b.Commit(pebble.NoSync); err != nil {
 		return err
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for _, it := range move {
-		j.move(&it)
+	for i := range live {
+		j.move(&live[i])
 	}
-	for i := range n {
-		if r := j.recs[i]; r.live != 0 {
-			return fmt.Errorf("record %d is removed, and %d things in it are needed", first+uint64(i), r.live)
-		} else {
-			j.bytes -= r.bytes
-		}
-	}
-	j.recs, j.first = j.recs[n:], first+uint64(n)
-	j.dead, j.waste = 0, 0
 	return nil
 }
 
@@ -452,14 +481,12 @@ func (e *Engine) trim() error {
 func (j *journal) move(it *journalItem) {
 	p := j.logs[it.group]
 	if it.kind == itemHardState {
-		j.release(p.hard)
-		p.hard = 0
+		j.setHard(p, 0)
 		return
 	}
 	i := it.from - p.first
 	j.release(p.at[i])
-	p.at[i] = 0
-	if i == 0 {
+	if p.at[i] = 0; i == 0 || i == uint64(len(p.at)-1) {
 		p.shrink()
 	}
 	if p.from == p.to {
@@ -468,8 +495,8 @@ func (j *journal) move(it *journalItem) {
 	p.from, p.to = min(p.from, it.from), max(p.to, it.from+1)
 }
 
-// stillLive is what is needed of the records from … to-1, group by group. Each thing comes once. The values are copies. The caller holds order.
-func (e *Engine) stillLive(from, to uint64) ([]journalItem, error) {
+// needed is what is read from the records from … to-1, group by group. Each thing comes once. The values are copies. The caller holds order.
+func (e *Engine) needed(from, to uint64) ([]journalItem, error) {
 	var live []journalItem
 	for number := from; number < to; number++ {
 		err := e.record(number, func(it *journalItem) {
