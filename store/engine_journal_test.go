@@ -275,8 +275,14 @@ func TestJournalOfRestingGroups(t *testing.T) {
 
 // TestLargeRecords: entries as large as they come, and a record with thousands of one group.
 func TestLargeRecords(t *testing.T) {
+	for _, limit := range []int{64 << 10, 0} { // all is moved, or nothing
+		t.Run(fmt.Sprint("limit=", limit), func(t *testing.T) { largeRecords(t, limit) })
+	}
+}
+
+func largeRecords(t *testing.T, limit int) {
 	fs := vfs.NewMem()
-	e := openJournal(t, fs, "/d", 64<<10)
+	e := openJournal(t, fs, "/d", limit)
 	b := e.NewBatch()
 	big := make([]byte, 3<<20)
 	binary.BigEndian.PutUint64(big[len(big)-8:], 77)
@@ -306,7 +312,7 @@ func TestLargeRecords(t *testing.T) {
 		b.SetRecord(3, RecordHardState, []byte("x"))
 		must(t, b.Commit(false))
 		must(t, e.Close())
-		e = openJournal(t, fs, "/d", 64<<10)
+		e = openJournal(t, fs, "/d", limit)
 	}
 }
 
