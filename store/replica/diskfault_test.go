@@ -210,7 +210,7 @@ func (f *faultWorld) open(n *faultNode) error {
 	fs := errorfs.Wrap(crashFS{n.fs}, n.disk)
 	opened := make(chan error, 1)
 	go func() {
-		e, err := store.Open("data", store.Options{FS: fs, Logger: slog.New(slog.DiscardHandler), CacheBytes: 1 << 20, MemTableBytes: 128 << 10,
+		e, err := store.Open("data", store.Options{FS: fs, Logger: slog.New(slog.DiscardHandler), CacheBytes: 1 << 20, MemTableBytes: 128 << 10, JournalBytes: int(n.id%2) * smallJournal,
 			Fatal: func(msg string) {
 				f.die(n, dead, msg)
 				select {} // like the end of a process, it runs nothing that is deferred

@@ -183,7 +183,7 @@ func firstReplicas(g int) []ring.Replica {
 func startEmpty(t testing.TB, w *wire, n *driverNode, logBytes int) {
 	t.Helper()
 	var err error
-	n.e, err = store.Open("data", store.Options{FS: n.fs, Logger: slog.New(slog.DiscardHandler),
+	n.e, err = store.Open("data", store.Options{FS: n.fs, Logger: slog.New(slog.DiscardHandler), JournalBytes: int(n.id%2) * smallJournal,
 		Fatal: func(msg string) {
 			if n.fatal == nil {
 				panic(msg)

@@ -28,7 +28,16 @@ import (
 
 func openEngine(t testing.TB, fs vfs.FS) *store.Engine {
 	t.Helper()
-	e, err := store.Open("/data", store.Options{FS: fs, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	return openSmallJournal(t, fs, 0)
+}
+
+// smallJournal is the size of a journal that is trimmed, and out of which things are moved, all the time.
+const smallJournal = 16 << 10
+
+// openSmallJournal is openEngine with a journal of at most so many bytes; 0 for the default.
+func openSmallJournal(t testing.TB, fs vfs.FS, journal int) *store.Engine {
+	t.Helper()
+	e, err := store.Open("/data", store.Options{FS: fs, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), JournalBytes: journal,
 		CacheBytes: 1 << 20, MemTableBytes: 1 << 20, Fatal: func(msg string) { panic("fatal: " + msg) }})
 	noErr(t, err)
 	t.Cleanup(func() {
@@ -200,6 +209,8 @@ type logModel struct {
 	s   *StateStore
 	mem *raft.MemoryStorage
 	hs  *raftpb.HardState
+
+	journal int
 }
 
 func (m *logModel) memLast() uint64  { v, _ := m.mem.LastIndex(); return v }
@@ -289,7 +300,7 @@ func (m *logModel) install() {
 func (m *logModel) reopen() {
 	if m.rng.IntN(2) == 0 {
 		noErr(m.t, m.e.Close())
-		m.e = openEngine(m.t, m.fs)
+		m.e = openSmallJournal(m.t, m.fs, m.journal)
 		m.s = NewStateStore(m.e, 3)
 	}
 	m.l = reopenLog(m.t, m.e, 3)
@@ -358,7 +369,10 @@ func TestLogStoreAgainstModel(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			m := &logModel{t: t, rng: rand.New(rand.NewPCG(seed, 99)), fs: vfs.NewMem(), mem: raft.NewMemoryStorage(), hs: newHardState(1, 0, 1)}
-			m.e = openEngine(t, m.fs)
+			if seed%2 == 1 {
+				m.journal = smallJournal
+			}
+			m.e = openSmallJournal(t, m.fs, m.journal)
 			var err error
 			m.l, err = CreateLog(m.e, 3, 1, []ring.ReplicaID{1})
 			noErr(t, err)
@@ -555,7 +569,11 @@ func TestWatermarkWaitsForFiles(t *testing.T) {
 
 // TestReadsWhileWriting reads like Raft does, on another goroutine, while entries are appended, replaced and compacted.
 func TestReadsWhileWriting(t *testing.T) {
-	e := openEngine(t, vfs.NewMem())
+	t.Run("journal", func(t *testing.T) { readsWhileWriting(t, openEngine(t, vfs.NewMem())) })
+	t.Run("small journal", func(t *testing.T) { readsWhileWriting(t, openSmallJournal(t, vfs.NewMem(), smallJournal)) })
+}
+
+func readsWhileWriting(t *testing.T, e *store.Engine) {
 	l, err := CreateLog(e, 3, 1, []ring.ReplicaID{1})
 	noErr(t, err)
 	done := make(chan struct{})

@@ -221,7 +221,11 @@ func TestReplicaCrashes(t *testing.T) {
 				t.Parallel()
 				rng := rand.New(rand.NewPCG(seed, uint64(percent)))
 				fs := vfs.NewCrashableMem()
-				r := &replicaRun{t: t, rng: rng, e: openEngine(t, crashFS{fs}), now: replicaState{2, 1, 1, 1, 0, 1, 1}, commits: 1}
+				journal := 0
+				if seed > 0 {
+					journal = 100 << seed // far less than a log
+				}
+				r := &replicaRun{t: t, rng: rng, e: openSmallJournal(t, crashFS{fs}, journal), now: replicaState{2, 1, 1, 1, 0, 1, 1}, commits: 1}
 				var err error
 				r.l, err = CreateLog(r.e, 2, 1, []ring.ReplicaID{1})
 				noErr(t, err)
@@ -262,7 +266,7 @@ func TestInstallCrashesWhole(t *testing.T) {
 		var mu sync.Mutex
 		var clones []*vfs.MemFS
 		recording, writes := false, 0
-		e := openEngine(t, errorfs.Wrap(crashFS{fs}, errorfs.InjectorFunc(func(o errorfs.Op) error {
+		e := openSmallJournal(t, errorfs.Wrap(crashFS{fs}, errorfs.InjectorFunc(func(o errorfs.Op) error {
 			mu.Lock()
 			defer mu.Unlock()
 			if recording && o.Kind.ReadOrWrite() == errorfs.OpIsWrite {
@@ -272,7 +276,7 @@ func TestInstallCrashesWhole(t *testing.T) {
 				clones = append(clones, fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng}))
 			}
 			return nil
-		})))
+		})), percent*4)
 		l, err := CreateLog(e, 2, 1, []ring.ReplicaID{1})
 		noErr(t, err)
 		s := NewStateStore(e, 2)

@@ -193,8 +193,9 @@ func TestLogIsKeptForSnapshots(t *testing.T) {
 			n.put(t, shard, "a", 100)
 		}
 	}
-	before, _ := log()
-	write(func(first uint64, _ int) bool { return first > before })
+	var last uint64 // the node that has stopped has nothing after it
+	noErr(t, n.d.on(t.Context(), func() (err error) { last, err = n.d.groups[group].log.LastIndex(); return err }))
+	write(func(first uint64, _ int) bool { return first > last+1 })
 	w.mu.Lock()
 	w.held = make(chan *SnapshotSource, 100)
 	w.mu.Unlock()
