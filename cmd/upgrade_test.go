@@ -113,9 +113,9 @@ func TestOtherFormat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other := bytes.Replace(mine, []byte(" 1 "), []byte(" 7 "), 1)
+	other := bytes.Replace(mine, []byte(" 2 "), []byte(" 7 "), 1)
 	if bytes.Equal(mine, other) {
-		t.Fatalf("%s holds %q, which does not say 1", format, mine)
+		t.Fatalf("%s holds %q, which does not say 2", format, mine)
 	}
 	write := func(b []byte) {
 		if err := os.WriteFile(format, b, 0o644); err != nil {
@@ -125,7 +125,7 @@ func TestOtherFormat(t *testing.T) {
 	write(other)
 	n.start(t)
 	refused := n.waitServingOrRefused(t)
-	for _, want := range []string{n.args[2], "format 7", "reads format 1", "run the version that wrote it"} {
+	for _, want := range []string{n.args[2], "format 7", "reads format 1 or 2", "run the version that wrote it"} {
 		if !strings.Contains(refused, want) {
 			t.Errorf("want %q in: %q", want, refused)
 		}

@@ -142,16 +142,16 @@ func (e *Engine) openLocked(opts Options) error {
 	if err := e.loadIdentity(known); err != nil {
 		return err
 	}
-	if known != 0 && format != dataFormat {
-		if err := e.writeFormat(known); err != nil {
-			return err
-		}
-	}
 	if err := e.loadWatermark(); err != nil {
 		return err
 	}
 	if err := e.loadJournal(); err != nil {
 		return err
+	}
+	if known != 0 && format != dataFormat { // whole as far as we know, and before there is a record: an older version would not see it
+		if err := e.writeFormat(known); err != nil {
+			return err
+		}
 	}
 	e.open.Store(true)
 	return e.sweep()

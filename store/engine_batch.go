@@ -145,15 +145,17 @@ func (b *Batch) SetRecord(g ring.GroupID, r GroupRecord, value []byte) {
 
 // SetEntry stores the log entry at index; its value is head ‖ data.
 func (b *Batch) SetEntry(g ring.GroupID, index uint64, head, data []byte) {
-	if b.item(itemEntry, g, len(head)+len(data)) {
+	if index == endOfLog {
+		b.Fail(fmt.Errorf("store: %v: log entry %d", g, index))
+	} else if b.item(itemEntry, g, len(head)+len(data)) {
 		b.record = binary.AppendUvarint(binary.AppendUvarint(b.record, index), uint64(len(head)+len(data)))
 		b.record = append(append(b.record, head...), data...)
 	}
 }
 
-// DeleteEntries removes the log entries from … to-1.
+// DeleteEntries removes the log entries from … to-1; none if to is not above from.
 func (b *Batch) DeleteEntries(g ring.GroupID, from, to uint64) {
-	if b.item(itemDelete, g, 0) {
+	if from < to && b.item(itemDelete, g, 0) {
 		b.record = binary.AppendUvarint(binary.AppendUvarint(b.record, from), to)
 	}
 }

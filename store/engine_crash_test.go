@@ -257,7 +257,7 @@ func TestCrashWhileCommitting(t *testing.T) {
 		}
 	}()
 	rng := rand.New(rand.NewPCG(7, 7))
-	for i := range 60 {
+	for i := range 24 {
 		low := acked.Load()
 		clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 30, 70, 100}[i%4], RNG: rng})
 		high := issued.Load()

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"errors"
@@ -132,6 +133,9 @@ func (j *journal) setHard(p *places, rec uint64) {
 
 // put says which record an entry is in.
 func (j *journal) put(p *places, index, rec uint64) error {
+	if index == endOfLog {
+		return errors.New("an entry at the end of all indices")
+	}
 	if len(p.at) == 0 {
 		p.first = index
 	}
@@ -167,6 +171,9 @@ func (j *journal) forget(p *places, from, to uint64) {
 	case to >= p.to:
 		p.to = from
 	}
+	if p.from == p.to {
+		p.from, p.to = 0, 0
+	}
 }
 
 // shrink gives back what stands for entries that are not in the journal, at both ends.
@@ -178,7 +185,9 @@ func (p *places) shrink() {
 	p.at, p.first = p.at[n:], p.first+uint64(n)
 	for n = len(p.at); n > 0 && p.at[n-1] == 0; n-- {
 	}
-	p.at = p.at[:n]
+	if p.at = p.at[:n]; n == 0 {
+		p.at = nil
+	}
 }
 
 // journalItem is one thing that a record says. value aliases the record.
@@ -189,10 +198,11 @@ type journalItem struct {
 	value    []byte
 }
 
-// items calls fn for what a record says, in order, until it returns an error, which comes back.
+// items calls fn for what a record says, in order, until it returns an error, which comes back. The item is fn's until it returns.
 func items(b []byte, fn func(*journalItem) error) error {
+	var it journalItem // one for all, on the heap
 	for len(b) > 0 {
-		it, rest, err := cutItem(b)
+		rest, err := it.cut(b)
 		if err != nil {
 			return err
 		}
@@ -204,9 +214,10 @@ func items(b []byte, fn func(*journalItem) error) error {
 	return nil
 }
 
-func cutItem(b []byte) (it journalItem, rest []byte, err error) {
+// cut reads the first item of b.
+func (it *journalItem) cut(b []byte) (rest []byte, err error) {
 	d := decoder{b: b[1:]}
-	it.kind = b[0]
+	*it = journalItem{kind: b[0]}
 	g := d.uvarint()
 	if it.group = ring.GroupID(g); g > math.MaxUint32 {
 		d.fail("group %d", g)
@@ -223,7 +234,7 @@ func cutItem(b []byte) (it journalItem, rest []byte, err error) {
 	default:
 		d.fail("an item of kind %d", it.kind)
 	}
-	return it, d.b, d.err
+	return d.b, d.err
 }
 
 // opened is what is in a record, if it is whole.
@@ -321,41 +332,47 @@ func (e *Engine) loadRecord(it *pebble.Iterator) error {
 		err = j.take(len(rec), body)
 	}
 	if err != nil {
-		return fmt.Errorf("record %d of the logs' journal: %w", number, err)
+		return recordError(number, err)
 	}
 	return nil
 }
 
-// findMoved looks which entries stand under keys of their own.
+// findMoved looks which entries stand under keys of their own. Only the ends of a log are looked at; what stands between them is checked when it is read.
 func (e *Engine) findMoved() error {
 	it, err := e.db.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceLog}, UpperBound: []byte{spaceLog + 1}})
 	if err != nil {
 		return openError(e.dir, err)
 	}
-	for ok := it.First(); ok; {
+	for ok := it.First(); ok && err == nil; {
 		g, isGroup := parseGroup(it.Key())
 		if !isGroup {
-			return errors.Join(openError(e.dir, fmt.Errorf("key %x belongs to no group", it.Key())), it.Close())
+			err = fmt.Errorf("key %x belongs to no group", it.Key())
+			break
 		}
-		from, to := appendEntryKey(nil, g, 0), PrefixEnd(appendGroup(nil, spaceLog, g))
-		if it.SeekGE(from) && keyOf(it, g) {
+		to := PrefixEnd(appendGroup(nil, spaceLog, g))
+		if ok = it.SeekGE(append(appendGroup(nil, spaceLog, g), partItems)); ok && bytes.Compare(it.Key(), to) < 0 {
 			p := e.journal.log(g)
-			p.from = entryIndex(it.Key())
-			it.SeekLT(to)
-			p.to = entryIndex(it.Key()) + 1
+			p.from, err = entryIndex(it.Key())
+			if err == nil && it.SeekLT(to) {
+				p.to, err = entryIndex(it.Key())
+				p.to++
+			}
+			ok = it.SeekGE(to)
 		}
-		ok = it.SeekGE(to)
 	}
-	return errors.Join(it.Error(), it.Close())
+	if err = errors.Join(err, it.Close()); err != nil {
+		return openError(e.dir, err)
+	}
+	return nil
 }
 
-// keyOf reports whether the iterator stands at an entry of the group.
-func keyOf(it *pebble.Iterator, g ring.GroupID) bool {
-	at, ok := parseGroup(it.Key())
-	return ok && at == g && len(it.Key()) == entryKeyLen
+// entryIndex reads the index out of the key of an entry.
+func entryIndex(key []byte) (uint64, error) {
+	if len(key) != entryKeyLen || key[5] != partItems {
+		return 0, fmt.Errorf("key %x is no log entry's", key)
+	}
+	return binary.BigEndian.Uint64(key[len(key)-8:]), nil
 }
-
-func entryIndex(key []byte) uint64 { return binary.BigEndian.Uint64(key[len(key)-8:]) }
 
 func appendRecordNumber(b []byte, number uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(b, spaceJournal), number)
@@ -384,10 +401,10 @@ func (e *Engine) commitLogs(b *Batch, opts *pebble.WriteOptions) error {
 	err := j.take(len(b.record), b.record[journalHead:])
 	j.mu.Unlock()
 	if trim, move := j.due(); trim && err == nil {
-		err = e.trim(move)
+		err = e.trim(move, len(b.record))
 	}
 	if err != nil {
-		e.Fatal(fmt.Errorf("the logs' journal: %w", err)) // the batch has taken effect
+		e.Fatal(e.Damaged(fmt.Errorf("keeping the logs: %w", err))) // the batch has taken effect
 	}
 	return nil
 }
@@ -410,12 +427,12 @@ func (e *Engine) removeMoved(b *Batch) error {
 	})
 }
 
-// trim removes the records at the front that are of no use; with move it first makes some more of them so. The caller holds order. No batch of it needs a sync:
+// trim removes the records at the front that are of no use; with move it first makes some more of them so, not fewer than were added. The caller holds order. No batch of it needs a sync:
 // the WAL has the copies before it has the removal.
-func (e *Engine) trim(move bool) error {
+func (e *Engine) trim(move bool, added int) error {
 	j := &e.journal
 	if move {
-		if err := e.moveFront(); err != nil {
+		if err := e.moveFront(max(e.journal.chunk, added)); err != nil {
 			return err
 		}
 		j.due()
@@ -441,12 +458,12 @@ func (e *Engine) trim(move bool) error {
 }
 
 // moveFront moves what is needed of the first records. Who reads finds it at its new place before the old one is gone.
-func (e *Engine) moveFront() error {
+func (e *Engine) moveFront(chunk int) error {
 	j := &e.journal
 	j.mu.RLock()
 	from := j.dead
 	to, size := from, 0
-	for ; to < len(j.recs) && size < j.chunk; to++ {
+	for ; to < len(j.recs) && size < chunk; to++ {
 		size += int(j.recs[to].bytes)
 	}
 	first := j.first
@@ -552,14 +569,18 @@ func (j *journal) where(it *journalItem) uint64 {
 func (e *Engine) record(number uint64, fn func(*journalItem)) error {
 	rec, c, err := e.db.Get(appendRecordNumber(nil, number))
 	if err != nil {
-		return fmt.Errorf("record %d: %w", number, err)
+		return recordError(number, err)
 	}
 	body, err := opened(number, rec)
 	if err == nil {
 		err = items(body, func(it *journalItem) error { fn(it); return nil })
 	}
 	if err = errors.Join(err, c.Close()); err != nil {
-		return fmt.Errorf("record %d: %w", number, err)
+		return recordError(number, err)
 	}
 	return nil
+}
+
+func recordError(number uint64, err error) error {
+	return fmt.Errorf("record %d of the logs' journal: %w", number, err)
 }

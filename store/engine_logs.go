@@ -37,6 +37,9 @@ func (e *Engine) hardState(g ring.GroupID) (value []byte, ok bool, err error) {
 				value, ok = slices.Clone(it.value), true
 			}
 		})
+		if err == nil && !ok {
+			err = recordError(number, fmt.Errorf("it lacks %v's hard state", g))
+		}
 		if !errors.Is(err, pebble.ErrNotFound) || number == before {
 			return value, ok, err
 		}
@@ -57,7 +60,7 @@ func (e *Engine) Entry(g ring.GroupID, index uint64) (value []byte, ok bool, err
 // and waits behind what is.
 func (e *Engine) LogBytes() int { return e.journal.limit / 2 }
 
-// scanWindow is for how many entries the places are looked up at a time.
+// scanWindow is for how many entries the places are looked up at a time, or for all that one record says.
 const scanWindow = 1024
 
 // ScanEntries calls fn for the log entries from … to-1 that exist, in ascending order, until it returns an error, which comes
@@ -89,6 +92,7 @@ type logScan struct {
 	lost    uint64        // record that was not there
 	number  uint64        // record that was read last
 	entries []journalItem // of it and of the group, ascending
+	key     [entryKeyLen]byte
 }
 
 // look looks up where entries from on are. What it says is all that there is up to end-1.
@@ -103,8 +107,12 @@ func (s *logScan) look(from, to uint64) (end uint64, moved bool) {
 	lo, hi := p.overlap(from, to)
 	end = to
 	if lo < hi && hi-lo > scanWindow {
-		hi = lo + scanWindow
-		end = hi
+		last := hi
+		for hi = lo + scanWindow; hi < last && p.of(hi) == p.of(hi-1); hi++ { // no record is read twice
+		}
+		if hi < last {
+			end = hi
+		}
 	}
 	if s.first = lo; lo < hi {
 		s.at = append(s.at, p.at[lo-p.first:hi-p.first]...)
@@ -141,10 +149,17 @@ func (s *logScan) window(from, to uint64) (next uint64, err error) {
 		if k < len(s.at) {
 			index = s.first + uint64(k)
 		}
-		for ; ok && entryIndex(own.Key()) < index; ok = own.Next() {
-			v, err := own.ValueAndErr()
+		for ; ok; ok = own.Next() {
+			i, err := entryIndex(own.Key())
+			if err == nil && i >= index {
+				break
+			}
+			var v []byte
 			if err == nil {
-				err = s.fn(entryIndex(own.Key()), v)
+				v, err = own.ValueAndErr()
+			}
+			if err == nil {
+				err = s.fn(i, v)
 			}
 			if err != nil {
 				return 0, err
@@ -167,7 +182,7 @@ func (s *logScan) window(from, to uint64) (next uint64, err error) {
 		if err != nil {
 			return 0, err
 		}
-		if ok && entryIndex(own.Key()) == index { // an older one
+		if ok && bytes.Equal(own.Key(), appendEntryKey(s.key[:0], s.g, index)) { // an older one
 			ok = own.Next()
 		}
 		k++
@@ -178,13 +193,13 @@ func (s *logScan) window(from, to uint64) (next uint64, err error) {
 func (s *logScan) read(recs *pebble.Iterator, number, index uint64) ([]byte, error) {
 	if s.number != number {
 		if err := s.open(recs, number); err != nil {
-			return nil, fmt.Errorf("record %d of the logs' journal: %w", number, err)
+			return nil, recordError(number, err)
 		}
 		s.number = number
 	}
 	k, ok := slices.BinarySearchFunc(s.entries, index, func(it journalItem, index uint64) int { return cmp.Compare(it.from, index) })
 	if !ok {
-		return nil, fmt.Errorf("%v: record %d of the logs' journal lacks entry %d", s.g, number, index)
+		return nil, recordError(number, fmt.Errorf("it lacks %v's entry %d", s.g, index))
 	}
 	return s.entries[k].value, nil
 }

@@ -517,6 +517,7 @@ func (f *faultWorld) restart(ended map[string]int, nodes ...*faultNode) {
 					f.t.Fatalf("node %v: the error of opening hides its cause: %v", n.id, err)
 				}
 				f.die(n, n.dead, err.Error())
+				<-n.dead // it may be dying already, on another goroutine
 				n.disk = &diskErrors{}
 				f.check(n)
 			} else if n.disk.count() > 0 {
@@ -524,6 +525,7 @@ func (f *faultWorld) restart(ended map[string]int, nodes ...*faultNode) {
 			}
 		}
 		if f.w.get(n.id, n.id) == nil {
+			<-n.dead
 			if err := f.open(n); err != nil {
 				f.t.Fatalf("node %v does not start: %v", n.id, err)
 			}
@@ -548,8 +550,12 @@ func TestDisksFailUnderDrivers(t *testing.T) {
 	for g := range testGroups {
 		f.wg.Go(func() { f.write(g) })
 	}
+	paused := false
 	defer func() {
 		close(f.stop)
+		if paused { // the test has failed
+			f.pause.Unlock()
+		}
 		f.wg.Wait()
 		f.w.wg.Wait()
 	}()
@@ -575,20 +581,22 @@ func TestDisksFailUnderDrivers(t *testing.T) {
 			f.progress("batches while a node is dead")
 		}
 		f.pause.Lock()
+		paused = true
 		for _, n := range f.nodes {
 			if all && !f.isDead(n) {
 				f.shut(n, "all lost power")
 			}
 		}
 		f.restart(ended, f.deadNodes()...)
+		paused = false
 		f.pause.Unlock()
 		f.progress(fmt.Sprintf("batches after round %d", round))
 	}
 	f.pause.Lock()
+	paused = true
 	t.Logf("seed %d: ended %v; acknowledged %v of %v", *faultSeed, ended, f.acked, f.issued)
 	for _, n := range f.nodes {
 		f.shut(n, "the end")
 		f.check(n)
 	}
-	f.pause.Unlock()
 }
