@@ -64,6 +64,8 @@ type journal struct {
 	waste int // their bytes
 	all   int // entries in all records
 	live  int // of these, those that are needed
+
+	loaded map[ring.GroupID]*LoadedLog // logs as they were at open, until they change or are opened
 }
 
 type journalRecord struct {
@@ -261,6 +263,9 @@ func (j *journal) take(size int, body []byte) error {
 	j.bytes += size
 	return items(body, func(it *journalItem) error {
 		p := j.log(it.group)
+		if it.kind != itemHardState {
+			delete(j.loaded, it.group)
+		}
 		switch it.kind {
 		case itemEntry:
 			j.all++
@@ -305,7 +310,10 @@ func (e *Engine) loadJournal() error {
 	for ok := it.First(); ok && err == nil; ok = it.Next() {
 		err = e.loadRecord(it)
 	}
-	if err = errors.Join(err, it.Close()); err != nil {
+	if err = errors.Join(err, it.Close()); err == nil {
+		err = e.loadLogs()
+	}
+	if err != nil {
 		return openError(e.dir, err)
 	}
 	return nil
@@ -497,6 +505,7 @@ func (e *Engine) moveFront(chunk int) error {
 // move says that something stands under its own key from now on.
 func (j *journal) move(it *journalItem) {
 	p := j.logs[it.group]
+	delete(j.loaded, it.group)
 	if it.kind == itemHardState {
 		j.setHard(p, 0)
 		return

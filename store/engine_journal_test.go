@@ -188,6 +188,101 @@ func checkJournal(t *testing.T, e *Engine, when string) {
 	}
 }
 
+// checkLoaded holds what the engine has read of a log at open against what is scanned, and reports whether it has read any.
+func checkLoaded(t *testing.T, e *Engine, g ring.GroupID, when string) bool {
+	t.Helper()
+	l := e.LoadedLog(g)
+	if l == nil {
+		return false
+	}
+	if e.LoadedLog(g) != nil {
+		t.Fatalf("%s: %v: given away twice", when, g)
+	}
+	k, kept := 0, 0
+	must(t, e.ScanEntries(g, l.First, endOfLog, func(i uint64, v []byte) error {
+		if k >= l.Len() || i != l.First+uint64(k) {
+			t.Fatalf("%s: %v: entry %d is not the one after %d of %d from %d on", when, g, i, k, l.Len(), l.First)
+		}
+		head, size, value := l.Entry(k)
+		if size != len(v) || string(head) != string(v[:min(len(v), loadedHead)]) || value != nil && string(value) != string(v) || value == nil && kept > 0 {
+			t.Fatalf("%s: %v: entry %d is %.40q, and %.40q of %d bytes was read at open (%v)", when, g, i, v, head, size, value != nil)
+		}
+		if value != nil {
+			kept += len(value)
+		}
+		k++
+		return nil
+	}))
+	if k != l.Len() || kept > loadedBytes && k > 1 && kept > l.size {
+		t.Fatalf("%s: %v: %d entries, %d read at open; %d bytes kept", when, g, k, l.Len(), kept)
+	}
+	return true
+}
+
+// TestLoadedLogs: what is read of all logs at open is what they are, until they change.
+func TestLoadedLogs(t *testing.T) {
+	for _, limit := range []int{0, 1 << 20} {
+		t.Run(fmt.Sprint("limit=", limit), func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(1, uint64(limit)))
+			fs := vfs.NewMem()
+			e := openJournal(t, fs, "/d", limit)
+			var first, next [6]uint64 // of groups 1 to 5, which grow, are cut at both ends, and begin anew
+			for g := range next {
+				first[g], next[g] = 1, 1
+			}
+			b := e.NewBatch()
+			loaded, cut := 0, 0
+			for round := range 300 {
+				for range 1 + rng.IntN(20) {
+					g := 1 + rng.IntN(5)
+					switch k := rng.IntN(30); {
+					case k == 0: // begins anew
+						b.DeleteEntries(ring.GroupID(g), 0, next[g])
+						next[g] += 10
+						first[g] = next[g]
+					case k < 3 && next[g] > first[g]: // another leader's entries
+						from := first[g] + rng.Uint64N(next[g]-first[g])
+						b.SetEntry(ring.GroupID(g), from, fmt.Append(nil, "other", round), nil)
+						b.DeleteEntries(ring.GroupID(g), from+1, next[g])
+						next[g] = from + 1
+						cut++
+					case k < 6 && next[g] > first[g]: // truncated
+						from := first[g] + rng.Uint64N(next[g]-first[g])
+						b.DeleteEntries(ring.GroupID(g), first[g], from)
+						first[g] = from
+					default:
+						b.SetEntry(ring.GroupID(g), next[g], fmt.Append(nil, round), make([]byte, rng.IntN(20)*rng.IntN(20)*rng.IntN(500)))
+						next[g]++
+					}
+				}
+				must(t, b.Commit(false))
+				if round%10 == 9 {
+					must(t, e.Close())
+					e = openJournal(t, fs, "/d", limit)
+					b = e.NewBatch()
+					b.SetEntry(5, next[5], []byte("x"), nil)
+					next[5]++
+					b.SetRecord(4, RecordHardState, []byte("h"))
+					must(t, b.Commit(false))
+					if checkLoaded(t, e, 5, "changed") {
+						t.Fatal("a log has changed since, and what was read of it at open is given away")
+					}
+					for g := ring.GroupID(1); g < 5; g++ {
+						if checkLoaded(t, e, g, fmt.Sprint("round ", round)) {
+							loaded++
+						} else if limit == 0 && next[g] > first[g] {
+							t.Fatalf("round %d: %v: nothing was read", round, g)
+						}
+					}
+				}
+			}
+			if loaded < 20 || cut < 20 {
+				t.Errorf("%d logs were read at open, %d were cut", loaded, cut)
+			}
+		})
+	}
+}
+
 // TestJournalAgainstModel: whatever is written, in whatever order, is read as written, while the journal is trimmed and things are moved all the time, and after each start.
 func TestJournalAgainstModel(t *testing.T) {
 	for _, limit := range []int{1 << 10, 4 << 10, 16 << 10, 64 << 10} {
@@ -211,6 +306,9 @@ func TestJournalAgainstModel(t *testing.T) {
 						}
 						e = openJournal(t, fs, "/d", limit)
 						b = e.NewBatch()
+						for g := range m.logs {
+							checkLoaded(t, e, g, fmt.Sprint("step ", n))
+						}
 					case k == 1:
 						m.replica(t, e, n)
 					default:

@@ -140,7 +140,7 @@ func (l *LogStore) load() error {
 		return fmt.Errorf("%v: hard state: %w", l.g, err)
 	}
 	l.idx.reset(trunc.index, trunc.term)
-	if err := l.e.ScanEntries(l.g, 0, math.MaxUint64, l.loadEntry); err != nil {
+	if err := l.loadEntries(); err != nil {
 		return err
 	}
 	// The hard state is not written each time the commit index grows; what is applied was committed.
@@ -157,15 +157,54 @@ func (l *LogStore) load() error {
 	return nil
 }
 
+// loadEntries reads all entries: those that the engine has read already from what it kept of them, the others from disk.
+func (l *LogStore) loadEntries() error {
+	read := l.e.LoadedLog(l.g)
+	to := uint64(math.MaxUint64)
+	if read != nil {
+		to = read.First
+	}
+	if err := l.e.ScanEntries(l.g, 0, to, l.loadEntry); err != nil || read == nil {
+		return err
+	}
+	for k := range read.Len() {
+		index := read.First + uint64(k)
+		head, size, value := read.Entry(k)
+		if value != nil {
+			if err := l.loadEntry(index, value); err != nil {
+				return err
+			}
+			continue
+		}
+		e, n, err := decodeEntryHead(l.g, index, head)
+		if err == nil {
+			err = l.follows(e)
+		}
+		if err != nil {
+			return err
+		}
+		l.idx.push(e.GetTerm(), entrySizeWith(e, size-n))
+	}
+	return nil
+}
+
 func (l *LogStore) loadEntry(index uint64, v []byte) error {
 	e, err := decodeEntry(l.g, index, v)
+	if err == nil {
+		err = l.follows(e)
+	}
 	if err != nil {
 		return err
 	}
-	if index != l.idx.last()+1 || e.GetTerm() < l.idx.lastTerm() {
-		return fmt.Errorf("%v: log entry %d of term %d follows entry %d of term %d", l.g, index, e.GetTerm(), l.idx.last(), l.idx.lastTerm())
-	}
 	l.push(e)
+	return nil
+}
+
+// follows reports an error if e is not what may come after the last entry.
+func (l *LogStore) follows(e *raftpb.Entry) error {
+	if e.GetIndex() != l.idx.last()+1 || e.GetTerm() < l.idx.lastTerm() {
+		return fmt.Errorf("%v: log entry %d of term %d follows entry %d of term %d", l.g, e.GetIndex(), e.GetTerm(), l.idx.last(), l.idx.lastTerm())
+	}
 	return nil
 }
 

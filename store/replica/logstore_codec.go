@@ -58,19 +58,31 @@ func decodeEntry(g ring.GroupID, index uint64, v []byte) (*raftpb.Entry, error) 
 	if len(v) < 6 || checksum(g, index, v[4:], nil) != binary.BigEndian.Uint32(v) {
 		return nil, fmt.Errorf("%v: log entry %d has a wrong checksum", g, index)
 	}
-	kind, rest := v[4], v[5:]
-	term, n := binary.Uvarint(rest)
-	if n <= 0 || kind > byte(raftpb.EntryConfChangeV2) {
-		return nil, fmt.Errorf("%v: log entry %d cannot be read (type %d)", g, index, kind)
+	e, n, err := decodeEntryHead(g, index, v)
+	if err != nil {
+		return nil, err
 	}
-	e := &raftpb.Entry{Term: new(term), Index: new(index)}
-	if kind != 0 {
-		e.Type = raftpb.EntryType(kind).Enum()
-	}
-	if data := rest[n:]; len(data) > 0 {
+	if data := v[n:]; len(data) > 0 {
 		e.Data = append(make([]byte, 0, len(data)), data...)
 	}
 	return e, nil
+}
+
+// decodeEntryHead reads what appendEntryHead wrote, but for the checksum; n is its length.
+func decodeEntryHead(g ring.GroupID, index uint64, v []byte) (e *raftpb.Entry, n int, err error) {
+	if len(v) < 6 {
+		return nil, 0, fmt.Errorf("%v: log entry %d ends too soon", g, index)
+	}
+	kind := v[4]
+	term, n := binary.Uvarint(v[5:])
+	if n <= 0 || kind > byte(raftpb.EntryConfChangeV2) {
+		return nil, 0, fmt.Errorf("%v: log entry %d cannot be read (type %d)", g, index, kind)
+	}
+	e = &raftpb.Entry{Term: new(term), Index: new(index)}
+	if kind != 0 {
+		e.Type = raftpb.EntryType(kind).Enum()
+	}
+	return e, 5 + n, nil
 }
 
 // appendRecord appends a record of numbers; number tells records of a group apart.
@@ -108,6 +120,15 @@ func decodeRecord(g ring.GroupID, number uint64, v []byte, values ...*uint64) er
 
 // entrySize is the size of the entry's protobuf form, by which Raft counts, without reflection.
 func entrySize(e *raftpb.Entry) uint32 {
+	n := entrySizeWith(e, 0)
+	if e.Data != nil {
+		n += uint32(1 + uvarintLen(uint64(len(e.Data))) + len(e.Data))
+	}
+	return n
+}
+
+// entrySizeWith is the size of an entry that has so many bytes of data, and the rest from e.
+func entrySizeWith(e *raftpb.Entry, data int) uint32 {
 	n := 0
 	if e.Type != nil {
 		n += 1 + uvarintLen(uint64(*e.Type))
@@ -118,8 +139,8 @@ func entrySize(e *raftpb.Entry) uint32 {
 	if e.Index != nil {
 		n += 1 + uvarintLen(*e.Index)
 	}
-	if e.Data != nil {
-		n += 1 + uvarintLen(uint64(len(e.Data))) + len(e.Data)
+	if data > 0 {
+		n += 1 + uvarintLen(uint64(data)) + data
 	}
 	return uint32(n)
 }
