@@ -499,6 +499,11 @@ func (e *Engine) moveFront(chunk int) error {
 	for i := range live {
 		j.move(&live[i])
 	}
+	for i, r := range j.recs[from:to] {
+		if r.live != 0 {
+			return recordError(first+uint64(from+i), fmt.Errorf("it lacks %d things that are needed", r.live))
+		}
+	}
 	return nil
 }
 

@@ -2,10 +2,13 @@ package store
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -113,6 +116,38 @@ func TestRecordThatVanishes(t *testing.T) {
 	wantError(t, err, "record 1")
 	_, _, err = e.GroupRecord(1, RecordHardState)
 	wantError(t, err, "record 1")
+}
+
+// TestRecordThatLacksSomething: if a record is not what it was, and what it said is to be moved, the process ends.
+func TestRecordThatLacksSomething(t *testing.T) {
+	fatal := make(chan string, 1)
+	opts := testOptions(vfs.NewMem())
+	opts.JournalBytes = 1 << 20
+	opts.Fatal = func(msg string) {
+		fatal <- msg
+		runtime.Goexit()
+	}
+	e, err := Open("/data", opts)
+	must(t, err)
+	defer e.Close()
+	b := e.NewBatch()
+	b.SetEntry(1, 1, []byte("head"), nil)
+	must(t, b.Commit(true))
+	must(t, e.db.Set(appendRecordNumber(nil, 1), resealed(1, []byte{0, 0, 0, 0, journalFormat}), pebble.NoSync))
+	came := make(chan error, 1)
+	go func() {
+		b := e.NewBatch()
+		b.SetEntry(2, 1, nil, make([]byte, 2<<20))
+		came <- b.Commit(false)
+	}()
+	select {
+	case msg := <-fatal:
+		wantError(t, errors.New(msg), "record 1", "lacks 1 things", "data directory /data is damaged", "empty the directory")
+	case err := <-came:
+		t.Fatalf("came back with %v", err)
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing happened")
+	}
 }
 
 // TestFormat1: a directory in which each entry and each hard state has a key of its own is read as it is, goes on with a journal, and is of format 2 from then on.
