@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/ringfence/ringfence/ring"
 )
@@ -498,5 +500,92 @@ func TestReadersOfTheJournal(t *testing.T) {
 	}
 	if reads.Load() < 10 || e.journal.first < 100 {
 		t.Errorf("%d reads, first record %d: nothing was tried", reads.Load(), e.journal.first)
+	}
+}
+
+// TestWritersSideBySide: batches of several writers are in the journal in the order in which they took effect, whatever was moved meanwhile.
+func TestWritersSideBySide(t *testing.T) {
+	fs := vfs.NewMem()
+	e := openJournal(t, errorfs.Wrap(fs, errorfs.InjectorFunc(func(o errorfs.Op) error {
+		for range 50 { // an fsync takes its time
+			runtime.Gosched()
+		}
+		return nil
+	})), "/d", 8<<10)
+	const rounds = 200
+	var wg sync.WaitGroup
+	start := make(chan struct{})
+	for w := range ring.GroupID(4) {
+		wg.Go(func() {
+			b := e.NewBatch()
+			defer b.Close()
+			<-start
+			for i := range uint64(rounds) {
+				b.SetEntry(w+1, i, nil, fmt.Append(nil, i))
+				b.SetRecord(w+1, RecordHardState, fmt.Append(nil, i))
+				b.DeleteEntries(w+1, 0, i-min(i, 30))
+				b.SetEntry(9, 1, fmt.Append(nil, uint64(w), " ", i), nil) // of all
+				if err := b.Commit(true); err != nil {                    // waits, and others come between
+					t.Error(err)
+				}
+			}
+		})
+	}
+	close(start)
+	wg.Wait()
+	last, _, err := e.Entry(9, 1)
+	must(t, err)
+	for range 2 {
+		checkJournal(t, e, "at the end")
+		for g := ring.GroupID(1); g <= 4; g++ {
+			next := uint64(rounds - 31)
+			must(t, e.ScanEntries(g, 0, endOfLog, func(i uint64, v []byte) error {
+				if i != next || string(v) != fmt.Sprint(i) {
+					return fmt.Errorf("%v: entry %d is %q; entry %d is expected", g, i, v, next)
+				}
+				next++
+				return nil
+			}))
+			if v, _, err := e.GroupRecord(g, RecordHardState); err != nil || next != rounds || string(v) != fmt.Sprint(rounds-1) {
+				t.Fatalf("%v: the log ends before %d, hard state %q, %v", g, next, v, err)
+			}
+		}
+		if v, ok, err := e.Entry(9, 1); err != nil || !ok || string(v) != string(last) {
+			t.Fatalf("what all set is %q, and was %q: %v", v, last, err)
+		}
+		must(t, e.Close())
+		e = openJournal(t, fs, "/d", 0)
+	}
+}
+
+// TestCloseWhileScanning: a scan that has begun ends well, though the engine is closed meanwhile; one that has not gets ErrClosed.
+func TestCloseWhileScanning(t *testing.T) {
+	e := openJournal(t, vfs.NewMem(), "/d", 1<<10)
+	b := e.NewBatch()
+	for i := range uint64(100) {
+		b.SetEntry(1, i, nil, make([]byte, 50))
+		must(t, b.Commit(false))
+	}
+	must(t, b.Close())
+	closing := make(chan error, 1)
+	n := 0
+	must(t, e.ScanEntries(1, 0, endOfLog, func(uint64, []byte) error {
+		if n++; n == 1 {
+			go func() { closing <- e.Close() }()
+			for e.gate.state.Load() < gateClosed {
+				runtime.Gosched()
+			}
+		}
+		return nil
+	}))
+	must(t, <-closing)
+	if n != 100 {
+		t.Fatalf("%d entries", n)
+	}
+	if err := e.ScanEntries(1, 0, 9, nil); !errors.Is(err, ErrClosed) {
+		t.Fatal(err)
+	}
+	if _, _, err := e.GroupRecord(1, RecordHardState); !errors.Is(err, ErrClosed) {
+		t.Fatal(err)
 	}
 }
