@@ -153,6 +153,9 @@ func (e *Engine) openLocked(opts Options) error {
 			return err
 		}
 	}
+	if err := e.firstWatermark(); err != nil {
+		return err
+	}
 	e.open.Store(true)
 	return e.sweep()
 }

@@ -458,3 +458,57 @@ func TestGate(t *testing.T) {
 		t.Fatal("a closed gate lets in or closes again")
 	}
 }
+
+// TestCrashWhileTheManifestChanges: whichever names of files a crash keeps while Pebble goes from one MANIFEST to the next, as it does at each start, the directory opens again.
+func TestCrashWhileTheManifestChanges(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 5))
+	fs := vfs.NewCrashableMem()
+	must(t, openTest(t, crashFS{fs}, "/d").Close())
+	var mu sync.Mutex
+	var clones []*vfs.MemFS
+	var did []string // what happened to the marker, and when names were synced
+	watch := errorfs.Wrap(crashFS{fs}, errorfs.InjectorFunc(func(o errorfs.Op) error {
+		marker := strings.Contains(o.Path, "marker.manifest") && (o.Kind == errorfs.OpCreate || o.Kind == errorfs.OpRemove)
+		dir := strings.HasSuffix(o.Path, "/"+dirDatabase) && o.Kind == errorfs.OpFileSync
+		if marker || dir {
+			mu.Lock()
+			defer mu.Unlock()
+			did = append(did, map[errorfs.OpKind]string{errorfs.OpCreate: "make", errorfs.OpRemove: "remove", errorfs.OpFileSync: "sync"}[o.Kind])
+			for range 40 { // each keeps other names
+				clones = append(clones, fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rng}))
+			}
+		}
+		return nil
+	}))
+	must(t, openTest(t, watch, "/d").Close())
+	// MemFS keeps a removed name until its directory is synced; other file systems may forget it at once, while the new marker's is not on disk.
+	if order := strings.Join(did, " "); len(clones) < 100 || !strings.Contains(order, "sync make sync remove sync") || strings.Count(order, "make") != 1 {
+		t.Fatalf("%d crash points: %s", len(clones), order)
+	}
+	for i, c := range clones {
+		e, err := Open("/d", testOptions(c))
+		if err != nil {
+			t.Fatalf("crash point %d of %d: %v", i, len(clones), err)
+		}
+		must(t, e.Close())
+	}
+}
+
+// TestCrashesBeforeTheFirstWatermark: power that fails again and again while the first watermark is written is not taken for a watermark that was lost.
+func TestCrashesBeforeTheFirstWatermark(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	for range 4 {
+		e := openTest(t, crashFS{fs}, "/d")
+		seq := e.wmSeq + 1
+		must(t, e.put([]byte{spaceNode, nodeTripwire}, binary.BigEndian.AppendUint64(nil, seq))) // as far as WriteWatermark comes
+		fs = fs.CrashClone(vfs.CrashCloneCfg{})
+		must(t, e.Close())
+	}
+	e := openTest(t, crashFS{fs}, "/d")
+	must(t, e.Regressed(Mark{Group: 1, Replica: 1}))
+	must(t, e.WriteWatermark([]Mark{{Group: 1, Replica: 1, Last: 7}}))
+	must(t, e.Close())
+	if w := openTest(t, crashFS{fs}, "/d").Watermark(); len(w) != 1 || w[0].Last != 7 {
+		t.Fatalf("%+v", w)
+	}
+}

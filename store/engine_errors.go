@@ -24,6 +24,8 @@ func openError(dir string, err error) error {
 		return fmt.Errorf("data directory %s cannot be read and written by this user: give it to the user that runs the node (chown, mode 0700): %w", dir, err)
 	case errors.Is(err, syscall.ENOSPC):
 		return fmt.Errorf("data directory %s is on a full disk: free some space and start again: %w", dir, err)
+	case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE):
+		return fmt.Errorf("data directory %s needs more open files than this process may have: raise the limit (ulimit -n) and start again: %w", dir, err)
 	case errors.Is(err, syscall.ENOTDIR):
 		return fmt.Errorf("data directory %s: a file stands where a directory should be: move it away or use another --data: %w", dir, err)
 	case strings.Contains(text, "unknown format major version"):

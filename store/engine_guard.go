@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -8,7 +9,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// walGuard hears of a WAL that cannot be made, written, synced or closed before Pebble does. Where Pebble changes from one WAL to the next it
+// walGuard stands between Pebble and the disk. It settles names before a marker changes, see settleNames, and it hears of a WAL that cannot be made, written, synced or closed before
+// Pebble does. Where Pebble changes from one WAL to the next it
 // panics on such an error with a mutex unlocked that its callers unlock once more: the process ends with "unlock of unlocked mutex", which
 // no recover catches and which says nothing of a disk that is full. So the guard ends the process first, in words.
 type walGuard struct {
@@ -25,8 +27,36 @@ func (g walGuard) check(what, name string, err error) {
 
 func isWAL(name string) bool { return strings.HasSuffix(name, ".log") }
 
+// isMarker tells the files whose names say which MANIFEST and which format count.
+func isMarker(fs vfs.FS, name string) bool { return strings.HasPrefix(fs.PathBase(name), "marker.") }
+
+// settleNames makes the names durable that a directory holds so far. Pebble makes a MANIFEST and then the marker that names it, removes the marker before, and syncs the
+// directory once, at the end. What a crash keeps of names that are not synced is any of them: the marker without its MANIFEST, or no marker.
+func (g walGuard) settleNames(name string) error {
+	d, err := g.OpenDir(g.PathDir(name))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Remove implements vfs.FS.
+func (g walGuard) Remove(name string) error {
+	if isMarker(g, name) {
+		if err := g.settleNames(name); err != nil {
+			return err
+		}
+	}
+	return g.FS.Remove(name)
+}
+
 // Create implements vfs.FS.
 func (g walGuard) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	if isMarker(g, name) {
+		if err := g.settleNames(name); err != nil {
+			return nil, err
+		}
+	}
 	f, err := g.FS.Create(name, category)
 	return g.guard("making", name, f, err)
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -189,6 +190,19 @@ func TestOpenErrors(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOpenWithoutFiles: a process that may open no more files when it starts hears of that, and not of damage.
+func TestOpenWithoutFiles(t *testing.T) {
+	mem := vfs.NewMem()
+	_, err := Open("/d", testOptions(errorfs.Wrap(mem, errorfs.InjectorFunc(func(o errorfs.Op) error {
+		if o.Kind == errorfs.OpCreate && strings.HasSuffix(o.Path, fileWatermark+".tmp") {
+			return syscall.EMFILE
+		}
+		return nil
+	}))))
+	wantError(t, err, "/d", "more open files", "ulimit -n")
+	must(t, openTest(t, mem, "/d").Close())
 }
 
 func TestOpenWhereAFileIs(t *testing.T) {

@@ -30,6 +30,7 @@ type Mark struct {
 // then writes the same number and the marks into a file of their own. If at open the database has a lower number
 // than the file, the WAL has lost its end, and no replica of this directory may vote.
 type watermark struct {
+	none  bool // there was no file yet; not stored
 	seq   uint64
 	lost  bool   // the database was once found behind the file; only an empty directory ends that
 	marks []Mark // ascending by group
@@ -102,7 +103,8 @@ func (e *Engine) loadWatermark() error {
 	path := e.fs.PathJoin(e.dir, fileWatermark)
 	b, err := e.readFile(fileWatermark)
 	switch {
-	case errors.Is(err, os.ErrNotExist) && tripwire <= 1: // none written yet, or a crash before the first was
+	case errors.Is(err, os.ErrNotExist) && tripwire <= 1: // none written yet, or a crash before the first was; see firstWatermark
+		e.watermark.none = true
 	case errors.Is(err, os.ErrNotExist):
 		return openError(e.dir, fmt.Errorf("watermark file %s is missing", path))
 	case err != nil:
@@ -114,6 +116,18 @@ func (e *Engine) loadWatermark() error {
 	}
 	e.watermark.lost = e.watermark.lost || tripwire < e.watermark.seq
 	e.wmSeq = max(e.watermark.seq, tripwire)
+	return nil
+}
+
+// firstWatermark writes the file before the tripwire goes on, if there is none. From then on one that is missing is one that was lost: without it, two crashes in
+// a row while the first watermark was written looked the same.
+func (e *Engine) firstWatermark() error {
+	if !e.watermark.none {
+		return nil
+	}
+	if err := e.writeFile(fileWatermark, appendWatermark(nil, watermark{seq: e.wmSeq})); err != nil {
+		return openError(e.dir, err)
+	}
 	return nil
 }
 

@@ -395,6 +395,57 @@ func TestLogStoreAgainstModel(t *testing.T) {
 	}
 }
 
+// TestOpenedLogIsWhole: of a log that is larger than what is kept of it in memory each term, size and entry is the same after a restart.
+func TestOpenedLogIsWhole(t *testing.T) {
+	for _, journal := range []int{0, 2 << 20} { // 2 MiB: the first entries are moved
+		fs, rng := vfs.NewMem(), rand.New(rand.NewPCG(8, uint64(journal)))
+		e := openSmallJournal(t, fs, journal)
+		l, err := CreateLog(e, 3, 1, []ring.ReplicaID{1})
+		noErr(t, err)
+		mem := raft.NewMemoryStorage()
+		noErr(t, mem.ApplySnapshot(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(uint64(1)), Term: new(uint64(1))}}))
+		term, size := uint64(1), uint64(0)
+		for i := uint64(2); i < 2000; i++ {
+			if rng.IntN(100) == 0 {
+				term += 1 << rng.IntN(30)
+			}
+			en := logEntry(i, term, nil)
+			if n := rng.IntN(5000) - 500; n > 0 {
+				en.Data = bytes.Repeat([]byte{byte(i)}, n)
+			}
+			if rng.IntN(9) == 0 {
+				en.Type = raftpb.EntryConfChangeV2.Enum()
+			}
+			size += uint64(proto.Size(en))
+			stageAndCommit(t, l, e, newHardState(term, 1, 1), []*raftpb.Entry{en})
+			noErr(t, mem.Append([]*raftpb.Entry{en}))
+		}
+		noErr(t, e.Close())
+		e = openSmallJournal(t, fs, journal)
+		for range 2 { // by what the engine has read, and by a scan of its own
+			l = reopenLog(t, e, 3)
+			if size < 3*tailBytes || l.Bytes() != size {
+				t.Fatalf("%d bytes, want %d", l.Bytes(), size)
+			}
+			for i := uint64(1); i < 2000; i++ {
+				want, _ := mem.Term(i)
+				if got, err := l.Term(i); err != nil || got != want {
+					t.Fatalf("term of %d: %d %v, want %d", i, got, err, want)
+				}
+			}
+			want, err := mem.Entries(2, 2000, 1<<40)
+			noErr(t, err)
+			got, err := l.Entries(2, 2000, 1<<40)
+			noErr(t, err)
+			for i := range want {
+				if !proto.Equal(want[i], got[i]) {
+					t.Fatalf("entry %d is another one", want[i].GetIndex())
+				}
+			}
+		}
+	}
+}
+
 func TestImpossibleRequests(t *testing.T) {
 	e := openEngine(t, vfs.NewMem())
 	l, err := CreateLog(e, 3, 1, []ring.ReplicaID{1})
@@ -548,7 +599,6 @@ func TestHoleFoundWhileReadingEndsTheProcess(t *testing.T) {
 func TestWatermarkWaitsForFiles(t *testing.T) {
 	mem := vfs.NewMem()
 	var none atomic.Bool // Pebble's goroutines ask too
-	none.Store(true)
 	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(o errorfs.Op) error {
 		if none.Load() && o.Kind == errorfs.OpCreate && strings.HasSuffix(o.Path, "WATERMARK.tmp") {
 			return syscall.EMFILE
@@ -556,6 +606,7 @@ func TestWatermarkWaitsForFiles(t *testing.T) {
 		return nil
 	}))
 	e := openEngine(t, fs)
+	none.Store(true)
 	w := watermarkWriter{engine: e, log: slog.New(slog.DiscardHandler)}
 	marks := []store.Mark{{Group: 1, Replica: 1, Last: 7}}
 	w.finish(marks)
