@@ -215,7 +215,7 @@ func checkLoaded(t *testing.T, e *Engine, g ring.GroupID, when string) bool {
 		k++
 		return nil
 	}))
-	if k != l.Len() || kept > loadedBytes && k > 1 && kept > l.size {
+	if k != l.Len() || kept != l.size || kept > loadedBytes && len(l.values) > 1 {
 		t.Fatalf("%s: %v: %d entries, %d read at open; %d bytes kept", when, g, k, l.Len(), kept)
 	}
 	return true

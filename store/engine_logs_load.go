@@ -106,7 +106,7 @@ func (e *Engine) loadLogs() error {
 		return err
 	}
 	for g, l := range loaded {
-		if p := j.logs[g]; l.First != p.first || len(l.heads) != len(p.at) || p.to > l.First {
+		if p := j.logs[g]; len(l.heads) != len(p.at) || p.to > l.First {
 			delete(loaded, g)
 		}
 	}

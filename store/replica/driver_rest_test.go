@@ -3,6 +3,8 @@ package replica
 import (
 	"testing"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // TestDriverRests: a driver wakes half as often once nothing has been written for a while and every group has a leader, and as often as ever when
@@ -42,5 +44,18 @@ func TestDriversRestAndServe(t *testing.T) {
 	}
 	for g, n := range at {
 		n.put(t, g, "a", 10)
+	}
+}
+
+// TestLogsShareTheJournal: each log may have its limit, unless all together would not fit into half of the journal; an eighth it may have always.
+func TestLogsShareTheJournal(t *testing.T) {
+	for _, c := range []struct{ journal, limit, groups, want int }{
+		{0, 0, 1, 8 << 20}, {0, 0, 32, 8 << 20}, {0, 0, 64, 4 << 20}, {0, 0, 1024, 1 << 20}, {1 << 20, 0, 4, 1 << 20}, {1 << 20, 64 << 10, 1, 64 << 10}, {1 << 20, 64 << 10, 16, 32 << 10},
+	} {
+		d := NewDriver(DriverConfig{Engine: openSmallJournal(t, vfs.NewMem(), c.journal), LogBytes: c.limit})
+		d.order = make([]*member, c.groups)
+		if got := d.logBytes(); got != c.want {
+			t.Errorf("%+v: %d", c, got)
+		}
 	}
 }
