@@ -101,6 +101,17 @@ func (p *peers) follow(old, r *ring.Ring) {
 	}
 }
 
+// kick makes the links to a node that are down try again now: it has just been heard.
+func (p *peers) kick(node ring.NodeID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for k, l := range p.links {
+		if k.node == node && l.Conn() == nil {
+			l.Kick()
+		}
+	}
+}
+
 func (p *peers) close() {
 	p.stop()
 	p.mu.Lock()

@@ -250,7 +250,6 @@ func (n *Node) adopt(ctx context.Context, r *ring.Ring) error {
 	if err := n.client.SetRing(r); err != nil {
 		n.log.Error("the node's own client refuses the ring", "epoch", uint64(r.Epoch()), "cause", err)
 	}
-	n.gossip.SetEpoch(r.Epoch())
 	n.log.Info("a ring", "epoch", r.Epoch(), "members", len(r.Members()), "shards", r.Shards())
 	for g := range ring.GroupID(r.Shards() + 1) {
 		if err := n.startGroup(ctx, g, r); err != nil {
@@ -260,6 +259,7 @@ func (n *Node) adopt(ctx context.Context, r *ring.Ring) error {
 			return err
 		}
 	}
+	n.gossip.SetEpoch(r.Epoch()) // waits until the news has left, and no replica is to wait for that
 	if err := n.endGroups(ctx, r); err != nil && ctx.Err() == nil {
 		return err
 	}

@@ -33,8 +33,11 @@ func (n *Node) handshake(h transport.Hello) transport.HelloReply {
 
 func (n *Node) handler(c *tcp.Conn) tcp.Handler {
 	s := &session{n: n, c: c}
-	if c.Purpose() == transport.PurposeCalls {
+	switch c.Purpose() {
+	case transport.PurposeCalls:
 		s.lane = n.host.NewLane(c.Yield)
+	case transport.PurposeRaft:
+		n.peers.kick(c.Peer().Node) // it is there again
 	}
 	s.inbox = newInbox(n, func() {
 		n.log.Warn("a connection has too many streams with refused calls; it is closed", "from", c.RemoteAddr().String())

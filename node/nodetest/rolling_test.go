@@ -59,3 +59,39 @@ func TestRestartsInARowLeaveNoShardWithoutAnOwner(t *testing.T) {
 		}
 	})
 }
+
+// Who comes back after seconds is dialed at once by those that it dials, and not when they would have tried again by themselves.
+func TestWhoComesBackIsDialedAtOnce(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		c := nodetest.Start(t, 3, tallies())
+		if _, err := actor.Call[int64](t.Context(), c.Client().Object("Tally", "t"), "Add", int64(1)); err != nil {
+			t.Fatal(err)
+		}
+		late := 0
+		for range 15 {
+			away := (c.Owner("Tally", "t") + 1) % 3
+			c.Stop(away)
+			time.Sleep(7 * time.Second) // virtual: by now the others try once a second at most
+			began := time.Now()
+			c.Restart(away)
+			owner := c.Node(c.Owner("Tally", "t"))
+			for able := false; !able; {
+				for _, s := range owner.Owned() {
+					_, err := owner.Move(t.Context(), s, c.Node(away).ID())
+					able = able || err == nil
+					break
+				}
+				if time.Since(began) > 10*time.Second {
+					t.Fatal("it never takes a shard")
+				}
+				time.Sleep(10 * time.Millisecond) // virtual: until it can
+			}
+			if time.Since(began) > 700*time.Millisecond { // it keeps quiet for 400 ms
+				late++
+			}
+		}
+		if late > 3 { // about half of them, if the others try when they would have anyway
+			t.Errorf("%d of 15 times the first shard was taken later than 700 ms after the node was back", late)
+		}
+	})
+}

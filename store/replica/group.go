@@ -314,7 +314,12 @@ func (g *Group) Decline() {
 func (g *Group) SetEpoch(e ring.Epoch) { g.epoch = max(g.epoch, e) }
 
 // ReportUnreachable tells that a message to a replica could not be sent.
-func (g *Group) ReportUnreachable(r ring.ReplicaID) { g.rn.ReportUnreachable(uint64(r)) }
+func (g *Group) ReportUnreachable(r ring.ReplicaID) {
+	if g.lead != nil {
+		g.lead.gone[r] = g.now
+	}
+	g.rn.ReportUnreachable(uint64(r))
+}
 
 // ReportSnapshot tells how sending a snapshot ended.
 func (g *Group) ReportSnapshot(r ring.ReplicaID, ok bool) {

@@ -91,7 +91,9 @@ func (d *Driver) Hopes(ctx context.Context) bool {
 func (g *Group) hopes() bool {
 	l := g.lead
 	return l != nil && slices.ContainsFunc(g.conf.GetVoters(), func(v uint64) bool {
-		return v != uint64(g.cfg.Holder.Replica) && g.hears(v) && !l.stays[ring.ReplicaID(v)]
+		r := ring.ReplicaID(v)
+		gone, was := l.gone[r]
+		return r != g.cfg.Holder.Replica && g.hears(v) && (!l.stays[r] || was && l.heard[r] > gone) // who declined, and has been away since, is another process
 	})
 }
 

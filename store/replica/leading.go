@@ -48,6 +48,7 @@ type leading struct {
 	attempt uint32
 
 	heard map[ring.ReplicaID]time.Duration // last answer of each replica in this term
+	gone  map[ring.ReplicaID]time.Duration // when each could not be reached any more, last
 	asker
 }
 
@@ -70,7 +71,7 @@ type confirmRound struct {
 }
 
 func (l *leading) grant(t store.Token, epoch ring.Epoch) {
-	*l = leading{term: l.term, inStep: l.inStep, caughtUp: true, heard: l.heard, attempt: l.attempt, confTick: l.confTick,
+	*l = leading{term: l.term, inStep: l.inStep, caughtUp: true, heard: l.heard, gone: l.gone, attempt: l.attempt, confTick: l.confTick,
 		confIndex: l.confIndex, confAsked: l.confAsked, asker: l.asker, state: granted, token: t, epoch: epoch, next: 1}
 }
 
@@ -92,7 +93,7 @@ func (g *Group) observeRole(ss *raft.SoftState) {
 		g.lead = nil
 	}
 	if g.lead == nil && ss != nil && ss.RaftState == raft.StateLeader {
-		g.lead = &leading{term: g.term, heard: make(map[ring.ReplicaID]time.Duration), asker: asker{acked: make(map[ring.ReplicaID]uint64), stays: make(map[ring.ReplicaID]bool)}}
+		g.lead = &leading{term: g.term, heard: make(map[ring.ReplicaID]time.Duration), asker: asker{acked: make(map[ring.ReplicaID]uint64), stays: make(map[ring.ReplicaID]bool)}, gone: make(map[ring.ReplicaID]time.Duration)}
 		g.ask()
 		if mutServeEarly() {
 			g.lead.grant(g.fence.Token, g.fence.Epoch)
@@ -112,7 +113,7 @@ func (g *Group) endToken(reason string) {
 		g.dropEvents(l.token)
 		g.lost = append(g.lost, Event{Kind: EventLost, Token: l.token, Reason: reason})
 	}
-	*l = leading{term: l.term, inStep: l.inStep, caughtUp: l.caughtUp, heard: l.heard, attempt: l.attempt, confTick: l.confTick,
+	*l = leading{term: l.term, inStep: l.inStep, caughtUp: l.caughtUp, heard: l.heard, gone: l.gone, attempt: l.attempt, confTick: l.confTick,
 		confIndex: l.confIndex, confAsked: l.confAsked, asker: l.asker, holdUntil: l.holdUntil, transferTo: l.transferTo}
 }
 

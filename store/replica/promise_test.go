@@ -333,6 +333,30 @@ func TestHandOverOnlyToWhoAnswers(t *testing.T) {
 	}
 }
 
+// TestHopesForWhoIsBack: who has declined, has been away and is heard again, is another process: it may lead when its quiet time is over, and who stops waits for that.
+func TestHopesForWhoIsBack(t *testing.T) {
+	c := led(t)
+	c.cut[3] = true
+	c.g[2].Decline()
+	c.tick(2 * LANTiming.ElectionTicks)
+	if c.g[1].hopes() {
+		t.Fatal("there is hope, and the only one that is heard declines")
+	}
+	c.g[1].ReportUnreachable(2)
+	if c.g[1].hopes() {
+		t.Fatal("there is hope, and nobody has been heard since the only one there was has gone")
+	}
+	c.start(2, c.g[2].Applied(), false)
+	c.tick(LANTiming.HeartbeatTicks)
+	if len(c.g[1].Filled()) != 0 || !c.g[1].hopes() {
+		t.Fatalf("%v could lead, hope %v: replica 2 is heard, and quiet", c.g[1].Filled(), c.g[1].hopes())
+	}
+	c.tick(int(LANTiming.Promise/LANTiming.Tick) + LANTiming.HeartbeatTicks)
+	if got := c.g[1].Filled(); len(got) != 1 || got[0] != 2 {
+		t.Fatal(got)
+	}
+}
+
 // TestSendingWaitsForNoDisk: the driver's goroutine numbers a snapshot that it sends while another, incoming, is being written.
 func TestSendingWaitsForNoDisk(t *testing.T) {
 	var tr transfers
