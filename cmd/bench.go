@@ -117,6 +117,7 @@ func (a *app) benchOne(c *cobra.Command, f *benchFlags, w bench.Workload) error 
 
 // benchRuns is all runs of a workload. It returns those that it has when it fails.
 func (a *app) benchRuns(ctx context.Context, f *benchFlags, w bench.Workload, o bench.Options) (results []*bench.Result, err error) {
+	bench.EaseGC()
 	var e *benchEnv
 	defer func() {
 		if e != nil {

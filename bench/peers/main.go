@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/ringfence/ringfence/bench"
 	"github.com/ringfence/ringfence/cmd"
 	"github.com/ringfence/ringfence/ring"
 )
@@ -173,6 +174,7 @@ func compare(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	bench.EaseGC()
 	r, err := run(ctx, o)
 	if r != nil && len(r.Results) > 0 {
 		if o.asJSON {
