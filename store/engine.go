@@ -14,6 +14,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/ringfence/ringfence/ring"
@@ -188,6 +189,10 @@ func (e *Engine) pebbleOptions(opts Options, mustExist bool) *pebble.Options {
 	o.Experimental.CompactionScheduler = newCompactions()
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // most reads of new objects find nothing
+		o.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.SnappyCompression }
+		if i == 0 { // read once, to be compacted, and much of it is gone by then
+			o.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.NoCompression }
+		}
 	}
 	if opts.FS == nil {
 		o.WithFSDefaults() // watches for operations that take seconds

@@ -116,7 +116,7 @@ type member struct {
 	g       *Group
 	log     *LogStore
 	state   *StateStore
-	nodes   map[ring.ReplicaID]ring.NodeID
+	nodes   addresses
 	epoch   ring.Epoch // of the ring that nodes is from
 	notices []notice
 	owner   store.Owner
@@ -343,18 +343,21 @@ func (d *Driver) step(now time.Duration, from ring.NodeID, gm *GroupMessage) {
 		d.ping(now, from, m, &gm.Ping)
 		return
 	}
-	if m == nil || m.halted || gm.Message.GetTo() != uint64(m.self) {
+	if m == nil || m.halted || gm.Message.GetTo() != uint64(m.self) || !m.speaks(ring.ReplicaID(gm.Message.GetFrom()), from) {
 		return // not here (yet, or any more): Raft repeats itself
-	}
-	if m.nodes[ring.ReplicaID(gm.Message.GetFrom())] != from {
-		return // a replica speaks through a node that does not hold it
 	}
 	m.guard(func() { m.g.Step(now, gm.Message) })
 	d.mark(m)
 }
 
+// speaks reports whether a replica is on the node that sent its message: no other speaks for it.
+func (m *member) speaks(r ring.ReplicaID, through ring.NodeID) bool {
+	at, _ := m.nodes.of(r)
+	return at == through
+}
+
 func (d *Driver) ping(now time.Duration, from ring.NodeID, m *member, p *Ping) {
-	if m == nil || m.halted || p.To != m.self || m.nodes[p.From] != from {
+	if m == nil || m.halted || p.To != m.self || !m.speaks(p.From, from) {
 		return
 	}
 	m.guard(func() { m.g.Ping(now, *p) })
@@ -526,7 +529,8 @@ func (m *member) publish() {
 
 func (m *member) hintNow() Hint {
 	leader, f := m.g.Leader(), m.g.Fence()
-	h := Hint{Node: m.nodes[leader], Self: leader == m.self, Open: m.lease != nil}
+	at, _ := m.nodes.of(leader)
+	h := Hint{Node: at, Self: leader == m.self, Open: m.lease != nil}
 	if f.Holder.Replica == leader && leader != 0 {
 		h.Token, h.Epoch = f.Token, f.Epoch
 	}
@@ -534,7 +538,7 @@ func (m *member) hintNow() Hint {
 }
 
 func (m *member) send(msg *raftpb.Message) {
-	to, ok := m.nodes[ring.ReplicaID(msg.GetTo())]
+	to, ok := m.nodes.of(ring.ReplicaID(msg.GetTo()))
 	if !ok {
 		return
 	}
@@ -598,7 +602,7 @@ func (m *member) put(to ring.NodeID, msg *raftpb.Message) {
 }
 
 func (m *member) ping(p *Ping) {
-	to, ok := m.nodes[p.To]
+	to, ok := m.nodes.of(p.To)
 	if !ok {
 		return
 	}
@@ -719,6 +723,9 @@ func (m *member) applied() {
 		}
 	})
 	m.d.stats.applied.Add(uint64(len(m.backlog)))
+	for _, t := range m.backlog {
+		m.g.Recycle(t)
+	}
 	clear(m.backlog)
 	m.backlog, m.told, m.backlogBytes = m.backlog[:0], 0, 0
 }
@@ -810,9 +817,9 @@ func (d *Driver) endAll(reason string) {
 
 func (m *member) replicasOn(n ring.NodeID) []ring.ReplicaID {
 	var out []ring.ReplicaID
-	for r, at := range m.nodes {
-		if at == n {
-			out = append(out, r)
+	for _, a := range m.nodes {
+		if a.node == n {
+			out = append(out, a.replica)
 		}
 	}
 	return out

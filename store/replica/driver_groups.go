@@ -151,16 +151,34 @@ func (d *Driver) add(spec GroupSpec) error {
 	return nil
 }
 
+// addresses says on which nodes a group's replicas are. They are few, and asked for with every message: looking through them is quicker than a map.
+type addresses []address
+
+type address struct {
+	replica ring.ReplicaID
+	node    ring.NodeID
+}
+
+// of is the node that a replica is on, 0 if there is no such replica.
+func (as addresses) of(r ring.ReplicaID) (n ring.NodeID, ok bool) {
+	for i := range as {
+		if as[i].replica == r {
+			return as[i].node, true
+		}
+	}
+	return 0, false
+}
+
 // aim takes over what a ring wants: where replicas are, and what they are to be.
 func (m *member) aim(spec *GroupSpec) {
 	if spec.Epoch < m.epoch {
 		return
 	}
 	m.epoch = spec.Epoch
-	m.nodes = make(map[ring.ReplicaID]ring.NodeID, len(spec.Replicas))
+	m.nodes = make(addresses, 0, len(spec.Replicas))
 	t := Target{Epoch: spec.Epoch}
 	for _, r := range spec.Replicas {
-		m.nodes[r.ID] = r.Node
+		m.nodes = append(m.nodes, address{r.ID, r.Node})
 		switch r.Role {
 		case ring.Voter:
 			t.Voters = append(t.Voters, r.ID)

@@ -191,6 +191,7 @@ type Group struct {
 	proposed int
 	failed   error
 	cmd      store.Command // reused by decide
+	tasks    []*ApplyTask  // see Recycle
 }
 
 // NewGroup starts a replica from its storage.
@@ -476,7 +477,8 @@ func (g *Group) take(rd raft.Ready) {
 
 // decide runs the fence over committed entries: pure, hence the same on every replica.
 func (g *Group) decide(m *raftpb.Message) *ApplyTask {
-	t := &ApplyTask{done: m.GetResponses()[0]}
+	t := g.task()
+	t.done = m.GetResponses()[0]
 	for _, e := range m.GetEntries() {
 		t.Index = e.GetIndex()
 		if g.lead != nil && e.GetTerm() == g.lead.term {
@@ -498,6 +500,33 @@ func (g *Group) decide(m *raftpb.Message) *ApplyTask {
 	t.Fence = g.fence
 	t.History = g.cfg.History.Take(t.Index, g.fence)
 	return t
+}
+
+// task is an empty one.
+func (g *Group) task() *ApplyTask {
+	n := len(g.tasks)
+	if n == 0 {
+		return new(ApplyTask)
+	}
+	t := g.tasks[n-1]
+	g.tasks = g.tasks[:n-1]
+	return t
+}
+
+// What is kept for tasks to come.
+const (
+	keepTasks      = 32
+	keepTaskWrites = 64
+)
+
+// Recycle takes back a task that is done and stored, and that nobody looks at any more, for others to come. Not calling it does no harm.
+func (g *Group) Recycle(t *ApplyTask) {
+	if len(g.tasks) == keepTasks || cap(t.Writes) > keepTaskWrites {
+		return
+	}
+	clear(t.Writes)
+	*t = ApplyTask{Writes: t.Writes[:0]}
+	g.tasks = append(g.tasks, t)
 }
 
 // wall is the time of this node's wall clock, as far as a state machine may know it.

@@ -54,7 +54,8 @@ func (d *Driver) Successors(ctx context.Context, g ring.GroupID) ([]ring.NodeID,
 		if m := d.groups[g]; m != nil && !m.halted && m.lease != nil {
 			m.guard(func() {
 				for _, r := range m.g.Filled() {
-					out = append(out, m.nodes[r])
+					n, _ := m.nodes.of(r)
+					out = append(out, n)
 				}
 			})
 		}
@@ -120,7 +121,7 @@ func (d *Driver) handOver(g ring.GroupID, to ring.NodeID) error {
 	err := fmt.Errorf("replica: %s: node %s has no replica that could lead now", g, to)
 	m.guard(func() {
 		for _, r := range m.g.Filled() {
-			if m.nodes[r] != to {
+			if n, _ := m.nodes.of(r); n != to {
 				continue
 			}
 			if err = nil; !m.g.HandOver(r) {

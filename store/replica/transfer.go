@@ -319,7 +319,7 @@ func addChunk(in *store.Install, b []byte) error {
 // received gives a whole snapshot to its group, on the driver's goroutine. Raft may have no use for it any more.
 func (d *Driver) received(from ring.NodeID, g ring.GroupID, in *incoming) {
 	m := d.groups[g]
-	if m == nil || m.halted || in.msg.GetTo() != uint64(m.self) || m.nodes[ring.ReplicaID(in.msg.GetFrom())] != from || m.install != nil {
+	if m == nil || m.halted || in.msg.GetTo() != uint64(m.self) || !m.speaks(ring.ReplicaID(in.msg.GetFrom()), from) || m.install != nil {
 		d.abort(in.in)
 		return
 	}
