@@ -208,8 +208,14 @@ func (l *LogStore) follows(e *raftpb.Entry) error {
 	return nil
 }
 
+// newHardState makes a hard state and its numbers in one piece: there is one for every few entries.
 func newHardState(term, vote, commit uint64) *raftpb.HardState {
-	return &raftpb.HardState{Term: new(term), Vote: new(vote), Commit: new(commit)}
+	x := &struct {
+		hs raftpb.HardState
+		n  [3]uint64
+	}{n: [3]uint64{term, vote, commit}}
+	x.hs.Term, x.hs.Vote, x.hs.Commit = &x.n[0], &x.n[1], &x.n[2]
+	return &x.hs
 }
 
 func setTruncated(b *store.Batch, g ring.GroupID, p position) {
