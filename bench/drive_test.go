@@ -259,6 +259,39 @@ func TestOpenLoopCountsWhatIsLeft(t *testing.T) {
 	})
 }
 
+// deadlines is a target that notes how long its operations may take.
+type deadlines struct {
+	mu          sync.Mutex
+	least, most time.Duration
+}
+
+func (d *deadlines) Do(ctx context.Context, _ Op) error {
+	at, _ := ctx.Deadline()
+	d.mu.Lock()
+	d.least, d.most = min(d.least, time.Until(at)), max(d.most, time.Until(at))
+	d.mu.Unlock()
+	time.Sleep(10 * time.Millisecond)
+	return ctx.Err()
+}
+
+func (d *deadlines) Close() error { return nil }
+
+// Operations share contexts, and each has its time.
+func TestEachOperationHasItsTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, rate := range []float64{0, 100} {
+			d := &deadlines{least: time.Hour}
+			r, err := driveVirtual(t.Context(), d, Load{Callers: 3, Objects: 1, Window: 20 * time.Second, Rate: rate, Timeout: 2 * time.Second}, Hooks{})
+			if err != nil || len(r.Errors) > 0 {
+				t.Fatal(err, r.Errors)
+			}
+			if d.least < 2*time.Second || d.most > 2200*time.Millisecond || d.most-d.least < 150*time.Millisecond {
+				t.Errorf("rate %v: operations had %v to %v", rate, d.least, d.most)
+			}
+		}
+	})
+}
+
 // The window of a drive with Hooks.During ends with it, its events are on the time line, and CPU is asked at both ends.
 func TestDuring(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -148,7 +148,7 @@ func (j *journal) put(p *places, index, rec uint64) error {
 		p.at = append(make([]uint64, p.first-index, p.first-index+uint64(len(p.at))), p.at...)
 		p.first = index
 	case index >= end:
-		p.at = append(p.at, make([]uint64, index-end+1)...)
+		p.grow(int(index - end + 1))
 	}
 	k := index - p.first
 	j.release(p.at[k])
@@ -156,6 +156,17 @@ func (j *journal) put(p *places, index, rec uint64) error {
 	j.recs[rec-j.first].live++
 	j.live++
 	return nil
+}
+
+// grow makes room for n more entries, of which none is in the journal. What was given back at the front is lost to the array, so a new one has room for
+// as many again: each entry is copied about once.
+func (p *places) grow(n int) {
+	end := len(p.at)
+	if end+n > cap(p.at) {
+		p.at = append(make([]uint64, 0, 2*end+n), p.at...)
+	}
+	p.at = p.at[:end+n]
+	clear(p.at[end:])
 }
 
 // forget says that entries from … to-1 are gone.

@@ -14,8 +14,8 @@ type core struct {
 	ready bool // the answer
 
 	commit uint64 // as Raft last told it
-	handed uint64 // of that, the entries that it has handed out at least
-	joint  bool   // Raft may leave this configuration by itself when more is applied
+	handed uint64 // the last entry of that which it has handed out; less than commit after a snapshot, until there are more
+	joint  bool   // for all that is known Raft may leave this configuration by itself when more is applied
 }
 
 func newCore(cfg *raft.Config) (core, error) {
@@ -43,20 +43,19 @@ func (c *core) HasReady() bool {
 	return c.ready
 }
 
-// Ready takes what Raft has to tell. More than that there is only if committed entries were left for later, or Raft is told something again.
+// Ready takes what Raft has to tell. There is no more until Raft is told something again: committed entries that were left for later wait for these to be applied.
 func (c *core) Ready() raft.Ready {
 	rd := c.rn.Ready()
 	if rd.HardState != nil && !raft.IsEmptyHardState(rd.HardState) {
 		c.commit = rd.HardState.GetCommit()
 	}
-	n := len(rd.CommittedEntries)
-	if n > 0 {
+	if n := len(rd.CommittedEntries); n > 0 {
 		c.handed = rd.CommittedEntries[n-1].GetIndex()
 	}
 	if rd.Snapshot != nil && !raft.IsEmptySnap(rd.Snapshot) {
-		c.joint = isJoint(rd.Snapshot.GetMetadata().GetConfState())
+		c.joint = true // or not: the next change will tell
 	}
-	c.asked, c.ready = n == 0 || c.handed >= c.commit, false
+	c.asked, c.ready = true, false
 	return rd
 }
 
@@ -65,12 +64,12 @@ func (c *core) Tick() { c.node().Tick() }
 // TickQuiesced lets time go by and does nothing else.
 func (c *core) TickQuiesced() { c.rn.TickQuiesced() }
 
-func (c *core) Campaign() error              { return c.node().Campaign() }
-func (c *core) Propose(data []byte) error    { return c.node().Propose(data) }
-func (c *core) ReadIndex(ctx []byte)         { c.node().ReadIndex(ctx) }
-func (c *core) TransferLeader(to uint64)     { c.node().TransferLeader(to) }
-func (c *core) ForgetLeader() error          { return c.node().ForgetLeader() }
-func (c *core) ReportUnreachable(id uint64)  { c.node().ReportUnreachable(id) }
+func (c *core) Campaign() error             { return c.node().Campaign() }
+func (c *core) Propose(data []byte) error   { return c.node().Propose(data) }
+func (c *core) ReadIndex(ctx []byte)        { c.node().ReadIndex(ctx) }
+func (c *core) TransferLeader(to uint64)    { c.node().TransferLeader(to) }
+func (c *core) ForgetLeader() error         { return c.node().ForgetLeader() }
+func (c *core) ReportUnreachable(id uint64) { c.node().ReportUnreachable(id) }
 
 func (c *core) ReportSnapshot(id uint64, s raft.SnapshotStatus) { c.node().ReportSnapshot(id, s) }
 
@@ -79,7 +78,7 @@ func (c *core) ReportSnapshot(id uint64, s raft.SnapshotStatus) { c.node().Repor
 func (c *core) Step(m *raftpb.Message) error {
 	switch m.GetType() {
 	case raftpb.MsgStorageAppendResp, raftpb.MsgStorageApplyResp:
-		if c.handed >= c.commit && !c.joint && m.GetSnapshot() == nil {
+		if c.handed >= c.commit && !c.joint {
 			return c.rn.Step(m)
 		}
 	}

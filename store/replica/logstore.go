@@ -16,7 +16,7 @@ import (
 )
 
 // tailBytes bounds the recent entries that a group keeps in memory, so that sending and applying them never reads the disk.
-const tailBytes = 1 << 20
+const tailBytes = 256 << 10
 
 // A new group begins as if one entry had been committed and compacted, so that all its replicas start alike.
 const (

@@ -195,6 +195,10 @@ type asker struct {
 	sent  [askMemory]time.Duration
 	acked map[ring.ReplicaID]uint64 // number of the newest promise of each
 	stays map[ring.ReplicaID]bool   // declined to lead with its newest promise
+
+	known bool // until and of are what promisedUntil found last, and nothing was promised or given up since
+	until time.Duration
+	of    *raftpb.ConfState
 }
 
 // askMemory is how many requests are remembered: at one a heartbeat this is many times the length of a promise.
@@ -207,7 +211,7 @@ func (g *Group) ask() {
 	if l == nil || g.rn.BasicStatus().LeadTransferee != 0 {
 		return
 	}
-	l.asked++
+	l.asked++ // promisedUntil stays: it rests on what is answered
 	l.sent[l.asked%askMemory] = g.now
 	self := uint64(g.cfg.Holder.Replica)
 	put := func(voters []uint64, but []uint64) {
@@ -231,6 +235,7 @@ func (g *Group) promisedBy(p Ping) {
 	if p.Number <= l.floor && !mutLateAcksCount() {
 		return
 	}
+	l.known = false
 	l.acked[p.From] = p.Number
 	l.stays[p.From] = p.Kind == PingDecline
 }
@@ -239,6 +244,7 @@ func (g *Group) promisedBy(p Ping) {
 func (g *Group) zeroLease() {
 	if l := g.lead; l != nil && !mutLeaseSurvivesTransfer() {
 		l.floor = l.asked
+		l.known = false
 		clear(l.acked)
 	}
 }
@@ -247,6 +253,14 @@ func (g *Group) zeroLease() {
 // the newest request that it answered was sent. This replica's own promise needs no time: losing leadership ends the lease before any vote
 // of this replica is sent.
 func (g *Group) promisedUntil() time.Duration {
+	l := g.lead
+	if !l.known || l.of != g.conf { // it is asked for with every round, and changes with a heartbeat
+		l.known, l.until, l.of = true, g.findPromisedUntil(), g.conf
+	}
+	return l.until
+}
+
+func (g *Group) findPromisedUntil() time.Duration {
 	l, self := g.lead, uint64(g.cfg.Holder.Replica)
 	conf := g.conf
 	if !slices.Contains(conf.GetVoters(), self) && !slices.Contains(conf.GetVotersOutgoing(), self) {

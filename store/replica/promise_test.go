@@ -144,6 +144,9 @@ func TestTransferWaivesPromises(t *testing.T) {
 	c.tick(LANTiming.HeartbeatTicks)
 	c.drop = nil
 	c.cut[2], c.cut[3] = true, true
+	if c.lease(1) <= c.now {
+		t.Fatal("no lease to give up")
+	}
 	c.g[1].TransferLeader(2)
 	c.pump()
 	asked := c.g[1].lead.asked
