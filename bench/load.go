@@ -18,7 +18,7 @@ type Load struct {
 	Window  time.Duration // measured time. Default 10 s.
 	Limit   int           // if not 0, the window ends when so many operations have been begun; there is no warm-up then
 	Warmup  time.Duration // time before it that does not count
-	Timeout time.Duration // of one operation. Default 30 s.
+	Timeout time.Duration // of one operation, which may have a tenth more. Default 30 s.
 }
 
 const (
