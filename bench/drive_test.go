@@ -270,7 +270,7 @@ func (d *deadlines) Do(ctx context.Context, _ Op) error {
 	d.mu.Lock()
 	d.least, d.most = min(d.least, time.Until(at)), max(d.most, time.Until(at))
 	d.mu.Unlock()
-	time.Sleep(10 * time.Millisecond)
+	time.Sleep(10 * time.Millisecond) // virtual
 	return ctx.Err()
 }
 

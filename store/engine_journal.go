@@ -161,12 +161,10 @@ func (j *journal) put(p *places, index, rec uint64) error {
 // grow makes room for n more entries, of which none is in the journal. What was given back at the front is lost to the array, so a new one has room for
 // as many again: each entry is copied about once.
 func (p *places) grow(n int) {
-	end := len(p.at)
-	if end+n > cap(p.at) {
-		p.at = append(make([]uint64, 0, 2*end+n), p.at...)
+	if need := len(p.at) + n; need > cap(p.at) {
+		p.at = append(make([]uint64, 0, need+len(p.at)), p.at...)
 	}
-	p.at = p.at[:end+n]
-	clear(p.at[end:])
+	p.at = append(p.at, make([]uint64, n)...)
 }
 
 // forget says that entries from … to-1 are gone.

@@ -15,7 +15,7 @@ type core struct {
 
 	commit uint64 // as Raft last told it
 	handed uint64 // the last entry of that which it has handed out; less than commit after a snapshot, until there are more
-	joint  bool   // for all that is known Raft may leave this configuration by itself when more is applied
+	joint  bool   // Raft may leave this configuration by itself when more is applied
 }
 
 func newCore(cfg *raft.Config) (core, error) {
@@ -53,7 +53,7 @@ func (c *core) Ready() raft.Ready {
 		c.handed = rd.CommittedEntries[n-1].GetIndex()
 	}
 	if rd.Snapshot != nil && !raft.IsEmptySnap(rd.Snapshot) {
-		c.joint = true // or not: the next change will tell
+		c.joint = isJoint(rd.Snapshot.GetMetadata().GetConfState())
 	}
 	c.asked, c.ready = true, false
 	return rd

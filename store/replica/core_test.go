@@ -83,35 +83,15 @@ func (x *coreRig) step(id uint64) string {
 		}
 		return "deliver"
 	case 6, 7:
-		if len(x.appends[id]) == 0 {
-			return "nothing"
+		if x.store(id) {
+			return "stored"
 		}
-		m := x.appends[id][0]
-		x.appends[id] = x.appends[id][1:]
-		if s := m.GetSnapshot(); !raft.IsEmptySnap(s) {
-			noErr(x.t, x.disk[id].ApplySnapshot(s))
-			x.conf[id] = s.GetMetadata().GetConfState()
-			if x.installed++; isJoint(x.conf[id]) {
-				x.joint++
-			}
-		}
-		if m.Term != nil {
-			noErr(x.t, x.disk[id].SetHardState(newHardState(m.GetTerm(), m.GetVote(), m.GetCommit())))
-		}
-		noErr(x.t, x.disk[id].Append(m.GetEntries()))
-		for _, r := range m.GetResponses() {
-			x.pass(id, r)
-		}
-		return "stored"
+		return "nothing"
 	case 8, 9:
-		if len(x.applies[id]) == 0 {
-			return "nothing"
+		if x.apply(id) {
+			return "applied"
 		}
-		m := x.applies[id][0]
-		x.applies[id] = x.applies[id][1:]
-		x.applied += len(m.GetEntries())
-		x.pass(id, m.GetResponses()[0])
-		return "applied"
+		return "nothing"
 	case 10: // up to what is applied, and sooner while the configuration is joint: that does not last
 		if first, err := x.disk[id].FirstIndex(); err != nil || len(x.applies[id]) > 0 || c.handed <= first || x.r.IntN(10) > 0 && !isJoint(x.conf[id]) {
 			return "nothing"
@@ -126,6 +106,48 @@ func (x *coreRig) step(id uint64) string {
 		}
 		return "ready"
 	}
+}
+
+// next takes the first of what a replica was asked for, nil if there is nothing.
+func next(asked map[uint64][]*raftpb.Message, id uint64) (m *raftpb.Message) {
+	if len(asked[id]) > 0 {
+		m, asked[id] = asked[id][0], asked[id][1:]
+	}
+	return m
+}
+
+// store does the next append.
+func (x *coreRig) store(id uint64) bool {
+	m := next(x.appends, id)
+	if m == nil {
+		return false
+	}
+	if s := m.GetSnapshot(); !raft.IsEmptySnap(s) {
+		noErr(x.t, x.disk[id].ApplySnapshot(s))
+		x.conf[id] = s.GetMetadata().GetConfState()
+		if x.installed++; isJoint(x.conf[id]) {
+			x.joint++
+		}
+	}
+	if m.Term != nil {
+		noErr(x.t, x.disk[id].SetHardState(newHardState(m.GetTerm(), m.GetVote(), m.GetCommit())))
+	}
+	noErr(x.t, x.disk[id].Append(m.GetEntries()))
+	for _, r := range m.GetResponses() {
+		x.pass(id, r)
+	}
+	return true
+}
+
+// apply does the next application of entries.
+func (x *coreRig) apply(id uint64) bool {
+	m := next(x.applies, id)
+	if m == nil {
+		return false
+	}
+	x.applied += len(m.GetEntries())
+	x.pass(id, m.GetResponses()[0])
+	return true
 }
 
 // changes3 makes one of three replicas a learner and another one a voter, in two steps, of which Raft takes the second by itself.
@@ -192,6 +214,32 @@ func TestCoreRemembersReady(t *testing.T) {
 		t.Error("too little happened: " + said)
 	} else {
 		t.Log(said)
+	}
+}
+
+// A snapshot may bring a joint configuration, which its replica leaves by itself if it comes to lead.
+func TestCoreLeavesTheConfigurationOfASnapshot(t *testing.T) {
+	x := newCoreRig(t, 1)
+	c := x.c[1]
+	all := func() {
+		for more := true; more; {
+			if more = c.HasReady(); more {
+				x.take(1, c.Ready())
+			}
+			more = x.store(1) || x.apply(1) || more
+		}
+	}
+	conf := &raftpb.ConfState{Voters: []uint64{1}, VotersOutgoing: []uint64{1}, AutoLeave: proto.Bool(true)}
+	noErr(t, c.Step(&raftpb.Message{Type: raftpb.MsgSnap.Enum(), From: proto.Uint64(2), To: proto.Uint64(1), Term: proto.Uint64(2),
+		Snapshot: &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: proto.Uint64(10), Term: proto.Uint64(2), ConfState: conf}}}))
+	all()
+	if x.joint != 1 {
+		t.Fatal("the snapshot was not taken")
+	}
+	noErr(t, c.Campaign())
+	all()
+	if isJoint(x.conf[1]) || x.changes != 1 {
+		t.Errorf("the configuration is %v after %d changes", x.conf[1], x.changes)
 	}
 }
 
