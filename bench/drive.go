@@ -128,33 +128,33 @@ func (d *driver) fresh() int {
 
 // first runs the operation that is made alone.
 func (d *driver) first(ctx context.Context) error {
-	var l limit
-	defer l.end()
-	return d.one(l.of(ctx, d.load.Timeout, time.Now()), Op{Object: d.fresh()})
+	var t timed
+	defer t.end()
+	return d.one(t.of(ctx, d.load.Timeout, time.Now()), Op{Object: d.fresh()})
 }
 
-// limit is the context of a caller's operations. One for each of them, with its timer, is a thirtieth of all processor time of a system that is quick;
+// timed is the context of a caller's operations. One for each of them, with its timer, is a thirtieth of all processor time of a system that is quick;
 // so the same one is used for a tenth of the timeout. Each operation has the timeout at least, and a tenth more at most.
-type limit struct {
+type timed struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	until  time.Time // who begins later needs another
 }
 
 // of is a context for an operation that begins now.
-func (l *limit) of(ctx context.Context, timeout time.Duration, now time.Time) context.Context {
-	if l.cancel == nil || !now.Before(l.until) {
-		l.end()
-		l.until = now.Add(timeout / 10)
-		l.ctx, l.cancel = context.WithDeadline(ctx, l.until.Add(timeout))
+func (t *timed) of(ctx context.Context, timeout time.Duration, now time.Time) context.Context {
+	if t.cancel == nil || !now.Before(t.until) {
+		t.end()
+		t.until = now.Add(timeout / 10)
+		t.ctx, t.cancel = context.WithDeadline(ctx, t.until.Add(timeout))
 	}
-	return l.ctx
+	return t.ctx
 }
 
 // end frees what the context holds; no operation runs under it any more.
-func (l *limit) end() {
-	if l.cancel != nil {
-		l.cancel()
+func (t *timed) end() {
+	if t.cancel != nil {
+		t.cancel()
 	}
 }
 
@@ -191,16 +191,16 @@ type caller struct {
 	number int
 	rec    *recorder
 	choose *mrand.Rand
-	limit  limit
+	timed  timed
 }
 
 func (d *driver) caller(i int) *caller {
-	return &caller{i, &d.recorders[i%len(d.recorders)], mrand.New(mrand.NewPCG(uint64(i), 0x72696e6766656e63)), limit{}}
+	return &caller{i, &d.recorders[i%len(d.recorders)], mrand.New(mrand.NewPCG(uint64(i), 0x72696e6766656e63)), timed{}}
 }
 
 // closed lets a caller wait for each reply before it calls again, until the window's end.
 func (d *driver) closed(ctx context.Context, c *caller) {
-	defer c.limit.end()
+	defer c.timed.end()
 	for due := time.Since(d.from); int64(due) < d.end.Load() && ctx.Err() == nil; due = time.Since(d.from) {
 		d.step(ctx, c, due)
 	}
@@ -209,7 +209,7 @@ func (d *driver) closed(ctx context.Context, c *caller) {
 // open lets a caller do what is due. One that comes late, because all callers were busy, is late by that: its latency counts from when it
 // was due.
 func (d *driver) open(ctx context.Context, c *caller, due <-chan time.Duration) {
-	defer c.limit.end()
+	defer c.timed.end()
 	for at := range due {
 		d.step(ctx, c, at)
 	}
@@ -279,7 +279,7 @@ func (d *driver) step(ctx context.Context, c *caller, due time.Duration) {
 		op.Object = c.choose.IntN(d.load.Objects)
 	}
 	op.Read = d.load.Reads > 0 && c.choose.Float64() < d.load.Reads
-	err := d.one(c.limit.of(ctx, d.load.Timeout, time.Now()), op)
+	err := d.one(c.timed.of(ctx, d.load.Timeout, time.Now()), op)
 	if ctx.Err() == nil {
 		c.rec.add(sample{due, time.Since(d.from), err, int(d.stage.phase.Load())}, time.Duration(d.end.Load()))
 	}
